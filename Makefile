@@ -1,0 +1,41 @@
+# Every target does all it needs on a machine that has only Python >= 3.11 and make.
+PYTHON ?= python3
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+OUT    ?= verdicts
+
+.PHONY: verify paper test lint bench figures clean help
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+verify: $(VENV)/ready ## every claim at smoke scale: table, report.html, figures in $(OUT)/
+	$(RUN) -m paper_checks --scale smoke --out $(OUT)
+
+paper: $(VENV)/ready ## every claim at paper scale
+	$(RUN) -m paper_checks --scale paper --out $(OUT)
+
+test: $(VENV)/ready ## the test suite
+	$(RUN) -m pytest -n 2
+
+lint: $(VENV)/ready ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/ready ## speeds as ratios, written to bench.json
+	$(RUN) -m tests.benchmarks
+
+figures: $(VENV)/ready ## redraw every figure in $(OUT)/ from its stored evidence
+	$(RUN) -m figures $(OUT)
+
+clean: ## remove the environment and what was written
+	rm -rf $(VENV) $(OUT) build dist
+
+# Installed anew whenever what is to be installed changes. The stamp is written last: a broken install is repeated.
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python >= 3.11, got " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	@touch $@

@@ -1,0 +1,36 @@
+"""The memory-reduced algorithm, its parts, and the tools that measure it."""
+
+from convergence.driver import Method, Result, run
+from convergence.hypergradients import Estimate, Implicit, Unrolled
+from convergence.linear_solvers import ConjugateGradient, LinearSolution
+from convergence.lower_solvers import GradientDescent
+from convergence.memory import PeakBytes, peak_bytes
+from convergence.memory_reduced import MemoryReduced, State, Step
+from convergence.oracle import Oracle
+from convergence.probes import PROBES, Probe, Snapshot
+from convergence.reference import reference
+from convergence.status import RunFailed, Status
+
+__all__ = [
+    "PROBES",
+    "ConjugateGradient",
+    "Estimate",
+    "GradientDescent",
+    "Implicit",
+    "LinearSolution",
+    "MemoryReduced",
+    "Method",
+    "Oracle",
+    "PeakBytes",
+    "Probe",
+    "Result",
+    "RunFailed",
+    "Snapshot",
+    "State",
+    "Status",
+    "Step",
+    "Unrolled",
+    "peak_bytes",
+    "reference",
+    "run",
+]

@@ -1,0 +1,331 @@
+"""`run`: the loop around a method. Randomness, probes, stopping; no algorithm inside."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import Tensor
+
+from convergence.memory_reduced import State, Step
+from convergence.oracle import Calls, Oracle
+from convergence.probes import PROBES, Probe, Snapshot
+from convergence.status import RunFailed, Status
+from convergence.streams import TaskStream, generator
+from problems import Parameters, Problem, Tasks
+
+
+class Method(Protocol):
+    """What `run` asks of a method: a frozen set of hyperparameters whose `step` returns the new state."""
+
+    def start(self, oracle: Oracle, phi: Parameters) -> Any:
+        """The state before the first iteration."""
+
+    def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: Any) -> Step:
+        """One upper iteration."""
+
+    def declared_calls(self, batch: int) -> Calls:
+        """Oracle calls of one upper iteration on a batch of tasks, in one replica."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run ended with.
+
+    phi          the last iterate, named tensors, (R, ...) with replicas
+    trace        probe -> values at t = 0, probe_every, ..., float64 on the CPU, (T,) or (T, R); NaN in a replica
+                 after it stopped
+    calls        oracle calls of one replica (the one that ran longest)
+    status       how the run ended; with replicas the worst of `statuses`
+    iterations   upper iterations completed (of the replica that ran longest)
+    statuses, iterations_of   one entry a replica; one entry where there are no replicas
+    """
+
+    phi: Parameters
+    trace: dict[str, Tensor]
+    calls: Calls
+    status: Status
+    iterations: int
+    statuses: tuple[Status, ...]
+    iterations_of: tuple[int, ...]
+    state: State
+    seeds: tuple[int, ...]
+    seconds: float
+    probed_at: Tensor = field(repr=False)
+
+
+def run(
+    problem: Problem,
+    method: Method,
+    *,
+    iterations: int,
+    batch: int | None = None,
+    replacement: bool = False,
+    seed: int = 0,
+    replicas: int | None = None,
+    probes: Sequence[str | Probe | Callable[[Snapshot], Tensor]] | None = None,
+    probe_every: int = 1,
+    stop_at: Mapping[str, float] | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float64,
+    phi0: Parameters | None = None,
+    progress: bool = False,
+    raise_on_failure: bool = True,
+) -> Result:
+    """Run a method on a problem for T upper iterations.
+
+    batch          tasks an iteration; None takes all tasks of the pool, in order
+    replacement    i.i.d. tasks; otherwise the tasks of a batch differ
+    replicas       R independent runs in one batched computation; replica r is the run with seed + r
+    probes         names of `convergence.probes.PROBES` or functions of a Snapshot; by default the true squared
+                   gradient norm where there is a finite pool. Not counted as oracle calls
+    stop_at        probe -> threshold; stops with CONVERGED before the first iteration t whose probe is at or below
+                   it (probes of phi), or after it (probes of the step); each replica on its own
+    phi0           the start, with or without a replica axis; by default drawn by the problem from the seed
+
+    Raises ValueError on wrong arguments, RunFailed (which carries the result) on BREAKDOWN or NON_FINITE unless
+    `raise_on_failure` is False.
+
+    >>> from problems import Quadratic
+    >>> from convergence import MemoryReduced, run
+    >>> problem = Quadratic.random(tasks=4, p=2, q=3, kappa=5.0, seed=0)
+    >>> method = MemoryReduced(lower_steps=5, cg_steps=3, upper_step_size=0.3)
+    >>> bool(run(problem, method, iterations=400).trace["grad_norm_sq"][-1] < 1e-25)
+    True
+    """
+    device = _available(device)
+    for name, count, least in (("iterations", iterations, 0), ("probe_every", probe_every, 1)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < least:
+            raise ValueError(f"expected {name} an integer >= {least}, got {count!r}")
+    if replicas is not None and (not isinstance(replicas, int) or replicas < 1):
+        raise ValueError(f"expected replicas None or an integer >= 1, got {replicas!r}")
+    problem.check()
+    problem = problem.to(device, dtype)
+    seeds = tuple(seed + r for r in range(replicas or 1))
+    oracle = Oracle(problem, replicas=replicas)
+    draw = _sampler(oracle, seeds, batch, replacement=replacement, single=replicas is None, device=device, dtype=dtype)
+    wanted = _resolve(probes, stop_at, finite=problem.tasks is not None)
+    phi = _start(problem, phi0, seeds, replicas, device, dtype)
+    state = method.start(oracle, phi)
+
+    began = time.perf_counter()
+    trace: dict[str, list[Tensor]] = {probe.name: [] for probe in wanted}
+    probed_at: list[int] = []
+    lead = () if replicas is None else (replicas,)
+    statuses = torch.zeros(lead, dtype=torch.int32, device=device)
+    running = torch.ones(lead, dtype=torch.bool, device=device)
+    completed = torch.zeros(lead, dtype=torch.int64, device=device)
+    all_run = True  # spares the masking of stopped replicas until one has stopped
+
+    def stop(which: Tensor, status: Tensor | Status) -> bool:
+        """Mark replicas as ended; return whether any runs on."""
+        nonlocal running, statuses, all_run
+        which = which & running
+        statuses = torch.where(which, torch.as_tensor(status, dtype=torch.int32, device=device), statuses)
+        running = running & ~which
+        all_run = bool(running.all())
+        return bool(running.any())
+
+    def record(snapshot: Snapshot, of_step: bool) -> Tensor | None:
+        """Measure; return which replicas meet a stopping threshold, None if no threshold was tested."""
+        reached = None
+        for probe in wanted:
+            if probe.of_step is not of_step:
+                continue
+            measured = probe(snapshot).detach()
+            trace[probe.name].append(measured if all_run else torch.where(running, measured, torch.nan))
+            if stop_at and probe.name in stop_at:
+                below = measured <= stop_at[probe.name]
+                reached = below if reached is None else reached & below
+        return reached
+
+    snapshot: Snapshot | None = None
+    with _progress_bar(progress, iterations) as advance:
+        for t in range(iterations):
+            probing = t % probe_every == 0
+            near = snapshot.known_theta if snapshot else None
+            snapshot = Snapshot(problem, oracle.pool if problem.tasks else None, replicas, t, phi, near=near)
+            if probing:
+                probed_at.append(t)
+                reached = record(snapshot, of_step=False)
+                if reached is not None and bool(reached.any()) and not stop(reached, Status.CONVERGED):
+                    break
+            step = method.step(oracle, phi, draw(t), state)
+            snapshot.step = step
+            failure = torch.maximum(step.failure.amax(-1), _non_finite(step.phi, lead))
+            reached = record(snapshot, of_step=True) if probing else None
+            if bool(failure.any()) and not stop(failure > 0, failure):
+                break
+            phi = step.phi if all_run else _keep_stopped(running, step.phi, phi)
+            state = step.state
+            completed = completed + running
+            if reached is not None and bool(reached.any()) and not stop(reached, Status.CONVERGED):
+                break
+            advance()
+
+    ends = tuple(Status(code) for code in statuses.reshape(-1).tolist())
+    counts = tuple(completed.reshape(-1).tolist())
+    result = Result(
+        phi=phi,
+        trace={name: _stack(values, lead) for name, values in trace.items()},
+        calls=dict(oracle.calls),
+        status=max(ends),
+        iterations=max(counts),
+        statuses=ends,
+        iterations_of=counts,
+        state=state,
+        seeds=seeds,
+        seconds=time.perf_counter() - began,
+        probed_at=torch.tensor(probed_at),
+    )
+    if result.status.failed and raise_on_failure:
+        raise RunFailed(result.status, result)
+    return result
+
+
+# ---- before the loop
+
+
+def _available(device: torch.device | str) -> torch.device:
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f'expected a device such as "cpu" or "cuda", got {device!r}') from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"expected a CUDA device for {str(device)!r}, got a machine (or a torch) without one")
+    return device
+
+
+def _sampler(
+    oracle: Oracle,
+    seeds: tuple[int, ...],
+    batch: int | None,
+    *,
+    replacement: bool,
+    single: bool,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Callable[[int], Tasks]:
+    """The task stream: iteration -> Tasks."""
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+        raise ValueError(f"expected batch None or an integer >= 1, got {batch!r}")
+    problem = oracle.problem
+    if batch is None and problem.tasks is None:
+        raise ValueError(f"expected a batch size: {type(problem).__name__} draws tasks without end, got batch=None")
+    if batch is None:
+        return lambda t: oracle.pool
+    if type(problem).sample is not Problem.sample:
+
+        def draw(t: int) -> Tasks:
+            drawn = [problem.sample(batch, generator(seed, "tasks", t)).to(device, dtype) for seed in seeds]
+            return drawn[0] if single else _stack_tasks(drawn)
+
+        return draw
+    stream = TaskStream(seeds[0] if single else seeds, pool=len(oracle.pool), batch=batch, replacement=replacement)
+    return lambda t: problem.select(stream.index(t).to(device))
+
+
+def _stack_tasks(drawn: Sequence[Tasks]) -> Tasks:
+    index = torch.stack([tasks.index for tasks in drawn])
+    return Tasks(index, **{name: torch.stack([tasks.tensors[name] for tasks in drawn]) for name in drawn[0].tensors})
+
+
+def _resolve(
+    probes: Sequence[str | Probe | Callable[[Snapshot], Tensor]] | None,
+    stop_at: Mapping[str, float] | None,
+    *,
+    finite: bool,
+) -> list[Probe]:
+    """The probes asked for, with those that `stop_at` needs. Functions are probes of the step."""
+    if probes is None:
+        probes = ("grad_norm_sq",) if finite else ()
+    found: dict[str, Probe] = {}
+    for asked in [*probes, *(stop_at or ())]:
+        if isinstance(asked, Probe):
+            found[asked.name] = asked
+        elif callable(asked):
+            found[asked.__name__] = Probe(asked.__name__, asked, of_step=True)
+        elif asked in PROBES:
+            found.setdefault(asked, PROBES[asked])
+        elif asked not in found:
+            near = difflib.get_close_matches(asked, PROBES, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"expected a probe out of {', '.join(PROBES)}, got {asked!r}{hint}")
+    return list(found.values())
+
+
+def _start(
+    problem: Problem,
+    phi0: Parameters | None,
+    seeds: tuple[int, ...],
+    replicas: int | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Parameters:
+    """phi_0 on the device, with a replica axis where there are replicas."""
+    drawn = [problem.phi0(generator(seed, "start")) for seed in seeds]
+    if not isinstance(drawn[0], dict) or not all(isinstance(tensor, Tensor) for tensor in drawn[0].values()):
+        raise TypeError(f"expected phi0 of {type(problem).__name__} to return a dict of tensors, got {drawn[0]!r}")
+    start: Parameters = {}
+    for name, like in drawn[0].items():
+        lead = () if replicas is None else (replicas,)
+        if phi0 is None:
+            tensor = torch.stack([phi[name] for phi in drawn]) if replicas else like
+        elif name not in phi0 or phi0.keys() - drawn[0].keys():
+            raise ValueError(f"expected phi0 with the tensors {sorted(drawn[0])}, got {sorted(phi0)}")
+        else:
+            tensor = torch.as_tensor(phi0[name])
+            if tensor.shape not in (like.shape, (*lead, *like.shape)):
+                raise ValueError(f"expected phi0[{name!r}] of shape {tuple(like.shape)}, got {tuple(tensor.shape)}")
+        # A copy of its own: no method may write into what the caller holds.
+        start[name] = tensor.detach().to(device, dtype).expand(*lead, *like.shape).clone()
+        if not bool(torch.isfinite(start[name]).all()):
+            raise ValueError(f"expected finite values in phi0[{name!r}], got some that are not")
+    return start
+
+
+# ---- within and after it
+
+
+def _non_finite(phi: Parameters, lead: tuple[int, ...]) -> Tensor:
+    """NON_FINITE for each replica whose phi holds a value that is not finite, else 0."""
+    total = torch.stack([tensor.flatten(len(lead)).sum(-1) for tensor in phi.values()]).sum(0)
+    return torch.where(torch.isfinite(total), 0, Status.NON_FINITE).int()
+
+
+def _keep_stopped(running: Tensor, new: Parameters, old: Parameters) -> Parameters:
+    return {
+        name: torch.where(running.view(*running.shape, *(1,) * (tensor.dim() - running.dim())), tensor, old[name])
+        for name, tensor in new.items()
+    }
+
+
+def _stack(values: list[Tensor], lead: tuple[int, ...]) -> Tensor:
+    if not values:
+        return torch.empty(0, *lead, dtype=torch.float64)
+    return torch.stack(values).to("cpu", torch.float64)
+
+
+@contextmanager
+def _progress_bar(shown: bool, total: int) -> Iterator[Callable[[], None]]:
+    """A function that advances the bar by one iteration; does nothing where no bar is shown."""
+    if not shown:
+        yield lambda: None
+        return
+    columns = (TextColumn("upper iterations"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn()) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)

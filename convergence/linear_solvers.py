@@ -1,0 +1,83 @@
+"""Solvers of H v = b, one system a task, all rows of a batch at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from convergence.status import Status
+
+
+class LinearSolution(NamedTuple):
+    """v (..., B, q), the norm of its residual (..., B), and a Status code of each row (..., B): 0 or a failure."""
+
+    v: Tensor
+    residual_norm: Tensor
+    failure: Tensor
+
+
+@dataclass(frozen=True)
+class ConjugateGradient:
+    """N steps of the conjugate gradient method (Hestenes and Stiefel 1952), each row with its own coefficients.
+
+    A row freezes, bit for bit, once |r| <= tolerance max(|b|, |r_0|) (tolerance None: the rounding unit of the
+    dtype), and where p'Hp <= 0 (BREAKDOWN, at its last good iterate) or a value is not finite (NON_FINITE).
+    No decision is taken on the host: there are N steps whatever the rows do.
+
+    Error in the energy norm: |v_N - v*|_H <= chi_N |v_0 - v*|_H, see `Constants.cg_contraction`.
+    Cost: N HVPs a task from v = 0, N + 1 from a given start (its residual), none for N = 0.
+
+    >>> H = torch.tensor([[[2.0, 1.0], [1.0, 3.0]]], dtype=torch.float64)
+    >>> b = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    >>> ConjugateGradient(2).solve(lambda v: (H @ v[..., None])[..., 0], b).v
+    tensor([[ 0.6000, -0.2000]], dtype=torch.float64)
+    """
+
+    steps: int
+    tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"expected CG steps >= 0, got {self.steps}")
+        if self.tolerance is not None and not self.tolerance >= 0:
+            raise ValueError(f"expected a CG tolerance >= 0, got {self.tolerance}")
+
+    def solve(self, hessian: Callable[[Tensor], Tensor], b: Tensor, start: Tensor | None = None) -> LinearSolution:
+        """v_N from `start` (None: zero). `hessian` maps (..., B, q) to (..., B, q). Raises ValueError on shapes."""
+        if start is not None and start.shape != b.shape:
+            raise ValueError(f"expected v of shape {tuple(b.shape)}, got {tuple(start.shape)}")
+        v = torch.zeros_like(b) if start is None else start
+        r = b if start is None or self.steps == 0 else b - hessian(v)
+        p = r
+        rr, bb = _dot(r, r), _dot(b, b)
+        limits = torch.finfo(b.dtype)
+        tolerance = limits.eps if self.tolerance is None else self.tolerance
+        # Below tiny / eps squares underflow, and p'Hp = 0 would look like a breakdown.
+        threshold = (tolerance**2 * torch.maximum(rr, bb)).clamp(min=limits.tiny / limits.eps)
+        active = rr > threshold
+
+        for _ in range(self.steps):
+            Hp = hessian(p)
+            pHp = _dot(p, Hp)
+            active = active & (pHp > 0)
+            step = torch.where(active, rr / pHp, 0.0)
+            v = torch.addcmul(v, step, p)
+            r = torch.addcmul(r, step, Hp, value=-1)
+            rr_next = _dot(r, r)
+            active = active & (rr_next > threshold)
+            p = torch.addcmul(r, torch.where(active, rr_next / rr, 0.0), p)
+            rr = rr_next
+
+        # A row that neither converged nor is still active met p'Hp <= 0 or a value that is not finite.
+        stuck = ~(rr <= threshold) & ~active
+        failure = torch.where(torch.isfinite(rr), Status.BREAKDOWN, Status.NON_FINITE) * stuck
+        return LinearSolution(v, rr.squeeze(-1).sqrt(), failure.squeeze(-1))
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """<a_i, b_i> of each row, (..., B, 1)."""
+    return torch.linalg.vecdot(a, b).unsqueeze(-1)

@@ -1,0 +1,142 @@
+"""The paper's algorithm."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from convergence.hypergradients import Implicit
+from convergence.linear_solvers import ConjugateGradient
+from convergence.lower_solvers import GradientDescent
+from convergence.oracle import Calls, Oracle
+from problems import Parameters, Tasks, map_parameters
+
+
+class State(NamedTuple):
+    """What is carried over: the last theta_i and v_i of every task of the pool, (..., M, q); None where cold."""
+
+    theta: Tensor | None
+    v: Tensor | None
+
+
+class Step(NamedTuple):
+    """One upper iteration: the new phi and state, and what was computed on the way at the old phi."""
+
+    phi: Parameters
+    state: State
+    direction: Parameters
+    theta: Tensor
+    v: Tensor
+    failure: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryReduced:
+    """Memory-reduced meta-learning: K gradient steps on theta, N CG steps on v, one backward pass, a step on phi.
+
+    lower_steps      K >= 0
+    lower_step_size  alpha; None takes 2 / (L + mu) from the problem's constants
+    cg_steps         N >= 0
+    upper_step_size  beta
+    warm_start       True: theta AND v of each task start where they were left; False: at theta0 and 0;
+                     "theta": only theta is warm (then N < q leaves an error floor, docs/theory.md S3c)
+
+    Cost a task and iteration: K lower gradients, N HVPs (N + 1 if v is warm and N > 0), one cross product, one
+    upper gradient. Memory: no graph of the K steps; a warm start keeps 2 M q numbers. The theorems ask for more
+    than beta < 1 / L_Phi: docs/theory.md, Theorem 2 and Proposition 2c.
+    Source: Yang, Ma, Yu, AAAI 2025, Algorithm 1. Differs: v may be warm, which exact convergence needs.
+    """
+
+    lower_steps: int
+    lower_step_size: float | None = None
+    cg_steps: int
+    upper_step_size: float
+    warm_start: bool | Literal["theta"] = True
+
+    def __post_init__(self) -> None:
+        for name in ("lower_steps", "cg_steps"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f"expected {name} an integer >= 0, got {value!r}")
+        for name in ("lower_step_size", "upper_step_size"):
+            value = getattr(self, name)
+            if not (value is None and name == "lower_step_size") and not 0 < value < math.inf:
+                raise ValueError(f"expected {name} a finite number > 0, got {value!r}")
+        if self.warm_start not in (True, False, "theta"):
+            raise ValueError(f'expected warm_start True, False or "theta", got {self.warm_start!r}')
+
+    # ---- one upper iteration
+
+    def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: State) -> Step:
+        """phi_{t+1} from phi_t and the tasks of iteration t."""
+        z = oracle.embed(phi, tasks)  # features once; their graph is kept for the last line of `implicit` alone
+        theta = _rows(state.theta, tasks, oracle)  # theta0, or where each task's iterate was left
+        v = _rows(state.v, tasks, oracle)
+        if theta is None:
+            theta = oracle.theta0(phi, tasks)
+        theta = self.lower_solver(oracle).solve(oracle, z, theta, tasks)  # K gradient steps
+        d, theta, v, failure = self.implicit.estimate(oracle, z, theta, tasks, start=v)  # N CG steps, one backward pass
+        phi = map_parameters(lambda x, dx: torch.sub(x, dx, alpha=self.upper_step_size), phi, d)
+        return Step(phi, self._store(state, tasks, oracle, theta, v), d, theta, v, failure)
+
+    # ---- its parts
+
+    def lower_solver(self, oracle: Oracle) -> GradientDescent:
+        """K gradient steps of size alpha. Raises ValueError where alpha is neither given nor known."""
+        if self.lower_step_size is not None:
+            return GradientDescent(self.lower_steps, self.lower_step_size)
+        constants = oracle.problem.constants
+        if constants is None:
+            raise ValueError(
+                f"expected lower_step_size a number, got None with {type(oracle.problem).__name__}, "
+                "which gives no constants mu, L to take 2 / (L + mu) from"
+            )
+        return GradientDescent(self.lower_steps, constants.lower_step_size)
+
+    @property
+    def implicit(self) -> Implicit:
+        """The hypergradient by N CG steps."""
+        return Implicit(ConjugateGradient(self.cg_steps))
+
+    def start(self, oracle: Oracle, phi: Parameters) -> State:
+        """The state before the first iteration: theta0 and v = 0 for every task of the pool."""
+        if self.warm_start is False:
+            return State(None, None)
+        if oracle.problem.tasks is None:
+            raise ValueError(
+                "expected a finite pool of tasks for warm_start, "
+                f"got {type(oracle.problem).__name__}, which draws tasks without end: use warm_start=False"
+            )
+        theta = oracle.theta0(phi, oracle.pool).clone()
+        return State(theta, torch.zeros_like(theta) if self.warm_start is True else None)
+
+    def declared_calls(self, batch: int) -> Calls:
+        """Oracle calls of one upper iteration on a batch of tasks, in one replica."""
+        residual = 1 if self.warm_start is True and self.cg_steps > 0 else 0
+        return {
+            "lower_gradient": batch * self.lower_steps,
+            "hvp": batch * (self.cg_steps + residual),
+            "cross_product": batch,
+            "upper_gradient": batch,
+        }
+
+    def _store(self, state: State, tasks: Tasks, oracle: Oracle, theta: Tensor, v: Tensor) -> State:
+        return State(_replace(state.theta, theta, tasks, oracle), _replace(state.v, v, tasks, oracle))
+
+
+def _rows(stored: Tensor | None, tasks: Tasks, oracle: Oracle) -> Tensor | None:
+    """The rows of these tasks, (..., B, q), of what is stored for the pool."""
+    if stored is None or tasks is oracle.pool:
+        return stored
+    return stored.gather(-2, tasks.index.unsqueeze(-1).expand(*tasks.index.shape, stored.shape[-1]))
+
+
+def _replace(stored: Tensor | None, rows: Tensor, tasks: Tasks, oracle: Oracle) -> Tensor | None:
+    """What is stored, with the rows of these tasks replaced. A task drawn twice brings the same row twice."""
+    if stored is None or tasks is oracle.pool:
+        return None if stored is None else rows
+    return stored.scatter(-2, tasks.index.unsqueeze(-1).expand_as(rows), rows)

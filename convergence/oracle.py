@@ -1,0 +1,215 @@
+"""The oracle: the only caller of torch.autograd. It counts its calls and takes a closed form where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from problems import Parameters, Problem, Tasks
+
+Calls = dict[str, int]
+
+
+class Features(NamedTuple):
+    """What `Oracle.embed` returns: phi as leaves of a graph, the features with that graph, and without it."""
+
+    phi: Parameters
+    graph: Any
+    value: Any
+
+
+class Oracle:
+    """First- and second-order information on a problem, batched over tasks and replicas, counted.
+
+    Derivatives with respect to theta are taken of the sum over tasks: tasks do not interact, so the gradient of
+    the sum holds each task's own gradient in its row. `calls` counts evaluations of single tasks in one replica:
+    lower_gradient, hvp (Hessian-vector products with d2g/dtheta2), cross_product (with d2g/dphi dtheta),
+    upper_gradient (of f, in theta and phi together).
+
+    Where there are replicas and the problem is written without them, `lower`, `upper`, `embed`, `theta0` are
+    mapped over the replica axis by torch.vmap.
+    """
+
+    def __init__(self, problem: Problem, *, replicas: int | None = None):
+        self.problem = problem
+        self.replicas = replicas
+        self.calls: Calls = {"lower_gradient": 0, "hvp": 0, "cross_product": 0, "upper_gradient": 0}
+        self._map = replicas is not None and not problem.broadcasts_replicas
+        self._pool: Tasks | None = None
+
+    @property
+    def pool(self) -> Tasks:
+        """All tasks of a finite pool, in order; the same object each time."""
+        if self._pool is None:
+            if self.problem.tasks is None:
+                raise ValueError(f"expected a finite pool of tasks, got {type(self.problem).__name__}, which has none")
+            self._pool = self.problem.sample(None, torch.Generator())
+        return self._pool
+
+    def theta0(self, phi: Parameters, tasks: Tasks) -> Tensor:
+        """Where a cold lower level starts, (..., B, q). Not counted."""
+        theta = self._over_replicas(lambda p, _, t: self.problem.theta0(p, t), phi, None, tasks).detach()
+        lead = () if self.replicas is None else (self.replicas,)
+        if theta.shape[-2:-1] != (len(tasks),):
+            raise ValueError(f"expected theta0 of shape ({len(tasks)}, q), one row a task, got {tuple(theta.shape)}")
+        return theta.expand(*lead, *theta.shape[-2:])
+
+    def embed(self, phi: Parameters, tasks: Tasks, *, keep_graph: bool = False) -> Features:
+        """Features of phi for these tasks; their graph is kept for `hypergradient` alone. Not counted.
+
+        Where the problem has a closed form of that last line no graph is kept, unless `keep_graph` asks for it
+        (methods that unroll the lower steps do).
+        """
+        if self.problem.has("surrogate_gradient") and not keep_graph:
+            with torch.no_grad():
+                value = self.problem.embed(phi, tasks)
+            return Features(phi, value, value)
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in phi.items()}
+        with torch.enable_grad():
+            graph = self._over_replicas(lambda p, _, t: self.problem.embed(p, t), leaves, None, tasks)
+        return Features(leaves, graph, _detach(graph))
+
+    def lower_gradient(self, z: Features, theta: Tensor, tasks: Tasks, *, keep_graph: bool = False) -> Tensor:
+        """grad_theta g_i(phi, theta_i), (..., B, q). One lower gradient a task.
+
+        `keep_graph` makes it differentiable in phi and theta, for methods that unroll the lower steps.
+        """
+        self.calls["lower_gradient"] += len(tasks)
+        if not keep_graph and self.problem.has("lower_gradient"):
+            with torch.no_grad():
+                return self.problem.lower_gradient(z.value, theta, tasks)
+        point = theta if keep_graph and theta.requires_grad else theta.detach().requires_grad_()
+        with torch.enable_grad():
+            values = self._values(self.problem.lower, z.graph if keep_graph else z.value, point, tasks)
+        return self._theta_gradient(values, point, create_graph=keep_graph)
+
+    def lower_hessian(self, z: Features, theta: Tensor, tasks: Tasks) -> Callable[[Tensor], Tensor]:
+        """The map v -> (d2g_i/dtheta2) v_i at theta, (..., B, q). One HVP a task and product.
+
+        Without a closed form the graph of one lower gradient is built here and differentiated by each product:
+        its memory does not depend on how many products follow.
+        """
+        if self.problem.has("lower_hvp"):
+            product = lambda v: self.problem.lower_hvp(z.value, theta, v, tasks)  # noqa: E731
+        else:
+            point = theta.detach().requires_grad_()
+            with torch.enable_grad():
+                values = self._values(self.problem.lower, z.value, point, tasks)
+                gradient = self._theta_gradient(values, point, create_graph=True)
+
+            def product(v: Tensor) -> Tensor:
+                if not gradient.requires_grad:  # g is linear in theta
+                    return torch.zeros_like(v)
+                (hv,) = torch.autograd.grad(gradient, point, v, retain_graph=True, allow_unused=True)
+                return torch.zeros_like(v) if hv is None else hv
+
+        def counted(v: Tensor) -> Tensor:
+            self.calls["hvp"] += len(tasks)
+            with torch.no_grad():
+                return product(v)
+
+        return counted
+
+    def upper_gradient(self, z: Features, theta: Tensor, tasks: Tasks) -> Tensor:
+        """grad_theta f_i(phi, theta_i), (..., B, q). One upper gradient a task, shared with `hypergradient`."""
+        self.calls["upper_gradient"] += len(tasks)
+        if self.problem.has("upper_gradient"):
+            with torch.no_grad():
+                return self.problem.upper_gradient(z.value, theta, tasks)
+        point = theta.detach().requires_grad_()
+        with torch.enable_grad():
+            values = self._values(self.problem.upper, z.value, point, tasks)
+        if not values.requires_grad:  # f does not see theta
+            return torch.zeros_like(theta)
+        (gradient,) = torch.autograd.grad(values.sum(), point, allow_unused=True)
+        return torch.zeros_like(theta) if gradient is None else gradient
+
+    def hypergradient(self, z: Features, theta: Tensor, v: Tensor, tasks: Tasks) -> Parameters:
+        """mean_i [ grad_phi f_i - (d2g_i/dphi dtheta) v_i ], shapes of phi. One cross product a task.
+
+        ONE backward pass, through the features, of the surrogate mean_i [ f_i - <grad_theta g_i, v_i> ] with
+        theta and v held fixed. Raises ValueError where phi reaches neither objective.
+        """
+        self.calls["cross_product"] += len(tasks)
+        if self.problem.has("surrogate_gradient"):
+            with torch.no_grad():
+                return self.problem.surrogate_gradient(z.phi, z.value, theta, v, tasks)
+        point = theta.detach().requires_grad_()
+        with torch.enable_grad():
+            lower = self._values(self.problem.lower, z.graph, point, tasks)
+            gradient = self._theta_gradient(lower, point, create_graph=True)
+            upper = self._values(self.problem.upper, z.graph, theta.detach(), tasks)
+            surrogate = upper - (gradient * v.detach()).sum(-1)
+        return self._phi_gradient(surrogate, z.phi)
+
+    def total_gradient(self, z: Features, theta: Tensor, tasks: Tasks) -> Parameters:
+        """d/dphi mean_i f_i(phi, theta_i) through the graph that theta itself carries (unrolled lower steps).
+
+        One upper gradient a task; the products of the backward pass are counted by the caller, who knows K.
+        """
+        self.calls["upper_gradient"] += len(tasks)
+        with torch.enable_grad():
+            return self._phi_gradient(self._values(self.problem.upper, z.graph, theta, tasks), z.phi)
+
+    # ---- the derivatives themselves
+
+    def _theta_gradient(self, values: Tensor, theta: Tensor, *, create_graph: bool) -> Tensor:
+        gradient = None
+        if values.requires_grad:
+            (gradient,) = torch.autograd.grad(values.sum(), theta, create_graph=create_graph, allow_unused=True)
+        if gradient is None:
+            raise ValueError(
+                f"expected the lower objective of {type(self.problem).__name__} to depend on theta, "
+                "got one that does not (or a graph cut by detach)"
+            )
+        return gradient
+
+    def _phi_gradient(self, values: Tensor, phi: Parameters) -> Parameters:
+        total = values.mean(-1).sum()  # mean over the tasks; replicas do not interact
+        gradients: tuple[Tensor | None, ...] = (None,) * len(phi)
+        if total.requires_grad:
+            gradients = torch.autograd.grad(total, list(phi.values()), allow_unused=True)
+        if all(gradient is None for gradient in gradients):
+            raise ValueError(
+                f"expected phi to reach an objective of {type(self.problem).__name__}, got none that depends on it: "
+                "where phi is only the start of theta, the implicit gradient is zero; add a proximal term"
+            )
+        return {
+            name: torch.zeros_like(tensor) if gradient is None else gradient
+            for (name, tensor), gradient in zip(phi.items(), gradients, strict=True)
+        }
+
+    def _values(self, objective: Callable[..., Tensor], features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        values = self._over_replicas(objective, features, theta, tasks)
+        if values.shape != theta.shape[:-1]:
+            raise ValueError(
+                f"expected {objective.__name__} to return one value a task, shape {tuple(theta.shape[:-1])}, "
+                f"got {tuple(values.shape)}"
+            )
+        return values
+
+    def _over_replicas(self, function: Callable[..., Any], features: Any, theta: Tensor | None, tasks: Tasks) -> Any:
+        if not self._map:
+            return function(features, theta, tasks)
+        own = 0 if tasks.index.dim() == 2 else None  # do the replicas see different tasks?
+        mapped = torch.vmap(
+            lambda f, th, index, tensors: function(f, th, Tasks(index, **tensors)),
+            in_dims=(0, None if theta is None else 0, own, own),
+        )
+        return mapped(features, theta, tasks.index, tasks.tensors)
+
+
+def _detach(tree: Any) -> Any:
+    """The same nested dicts, lists and tuples with every tensor cut from its graph."""
+    if isinstance(tree, Tensor):
+        return tree.detach()
+    if isinstance(tree, dict):
+        return {name: _detach(branch) for name, branch in tree.items()}
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*map(_detach, tree))
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(map(_detach, tree))
+    return tree

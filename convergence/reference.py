@@ -1,0 +1,88 @@
+"""The true hypergradient of any problem, from code that shares nothing with the methods it judges.
+
+Damped Newton on each task to rounding error, then a direct solve with the dense lower Hessian; derivatives by
+torch.func, task by task under vmap (the oracle uses torch.autograd on batches). Cost: about ten dense (q, q)
+Hessians and solves a task: for problems with q up to a few hundred.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad, jacrev, vmap
+
+from problems import Parameters, Problem, Tasks
+
+_MAX_NEWTON_STEPS = 100
+_MAX_HALVINGS = 40
+_RESIDUAL = 1e-13  # of |grad g|, relative to 1 + |H| |theta|: docs/theory.md S7d
+
+
+class Reference(NamedTuple):
+    """grad Phi (shapes of phi), theta* and v* (..., M, q), Phi (...)."""
+
+    hypergradient: Parameters
+    theta: Tensor
+    v: Tensor
+    value: Tensor
+
+
+def reference(problem: Problem, phi: Parameters, tasks: Tasks, *, start: Tensor | None = None) -> Reference:
+    """theta*, v*, Phi and grad Phi at one phi (no replica axes), mean over `tasks`.
+
+    `start` (B, q): where Newton begins, for example theta* at a phi nearby. Raises RuntimeError where Newton does
+    not reach a residual of 1e-13 (the lower level is not strongly convex, or float32 is asked too much).
+    """
+    each = (tasks.index, tasks.tensors)
+    per_task = (None, 0, 0, 0)
+
+    def objective(name: str) -> Any:
+        def one(phi: Parameters, theta: Tensor, index: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+            task = Tasks(index.unsqueeze(0), **{key: tensor.unsqueeze(0) for key, tensor in tensors.items()})
+            return getattr(problem, name)(problem.embed(phi, task), theta.unsqueeze(0), task).squeeze(0)
+
+        return one
+
+    g, f = objective("lower"), objective("upper")
+    values = vmap(g, per_task)
+    gradients = vmap(grad(g, argnums=1), per_task)
+    hessians = vmap(jacrev(grad(g, argnums=1), argnums=1), per_task)
+
+    theta = problem.theta0(phi, tasks).detach().clone() if start is None else start
+    for _ in range(_MAX_NEWTON_STEPS):
+        slope, H = gradients(phi, theta, *each), hessians(phi, theta, *each)
+        residual = slope.norm(dim=-1)
+        limit = _RESIDUAL * (1 + torch.linalg.matrix_norm(H) * theta.norm(dim=-1))
+        direction = -torch.linalg.solve(H, slope)
+        if bool((residual <= limit).all()):
+            break
+        theta = _damped(theta, direction, slope, lambda x: values(phi, x, *each), lambda x: gradients(phi, x, *each))
+    else:
+        raise RuntimeError(
+            f"expected damped Newton to reach a residual of {_RESIDUAL:.0e} on every task of "
+            f"{type(problem).__name__}, got {float((residual / limit).max()) * _RESIDUAL:.1e} "
+            f"after {_MAX_NEWTON_STEPS} steps: is the lower level strongly convex, and the dtype float64?"
+        )
+    theta = theta + direction  # one more full step: from the limit to rounding error
+    v = torch.linalg.solve(hessians(phi, theta, *each), vmap(grad(f, argnums=1), per_task)(phi, theta, *each))
+
+    def surrogate(phi: Parameters) -> Tensor:
+        return (vmap(f, per_task)(phi, theta, *each) - (gradients(phi, theta, *each) * v).sum(-1)).mean()
+
+    return Reference(grad(surrogate)(phi), theta, v, vmap(f, per_task)(phi, theta, *each).mean())
+
+
+def _damped(theta: Tensor, direction: Tensor, slope: Tensor, value: Any, gradient: Any) -> Tensor:
+    """theta + t direction, t = 1, 1/2, 1/4, ... for each row until the value falls enough or the gradient does."""
+    now, size = value(theta), slope.norm(dim=-1)
+    expected = (slope * direction).sum(-1)
+    t = torch.ones_like(now)
+    for _ in range(_MAX_HALVINGS):
+        there = theta + t.unsqueeze(-1) * direction
+        good = (value(there) <= now + 1e-4 * t * expected) | (gradient(there).norm(dim=-1) <= 0.9 * size)
+        if bool(good.all()):
+            break
+        t = torch.where(good, t, t / 2)
+    return theta + t.unsqueeze(-1) * direction

@@ -1,0 +1,55 @@
+"""Randomness: every draw is a function of (seed, purpose, iteration), whatever the device or number of replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_PURPOSES = {"start": 0, "tasks": 1, "noise": 2}
+
+
+def generator(seed: int, purpose: str, iteration: int = 0) -> torch.Generator:
+    """A CPU generator for one purpose ("start", "tasks", "noise") of one iteration of the run with this seed."""
+    words = np.random.SeedSequence([seed, _PURPOSES[purpose], iteration]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(words[0] >> 1))
+
+
+class TaskStream:
+    """Indices of the tasks drawn in iteration t, for each seed: (B,) for one seed given as an int, else (R, B).
+
+    Without replacement a batch holds different tasks; with it they are i.i.d. uniform on the pool. Drawn in
+    blocks of iterations, so that seeding a generator is not paid in each: index(t) is still a function of
+    (seed, t) alone. Raises ValueError on a batch larger than the pool without replacement.
+    """
+
+    def __init__(self, seeds: int | Sequence[int], *, pool: int, batch: int, replacement: bool):
+        if batch < 1:
+            raise ValueError(f"expected a batch of at least one task, got {batch}")
+        if batch > pool and not replacement:
+            raise ValueError(f"expected a batch of at most {pool} tasks without replacement, got {batch}")
+        self.seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+        self.single = isinstance(seeds, int)
+        self.pool, self.batch, self.replacement = pool, batch, replacement
+        self._block_length = max(1, min(64, 2**14 // pool))  # of the pool alone, so that the stream depends on no run
+        self._block: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def index(self, iteration: int) -> Tensor:
+        """The indices of this iteration, int64, on the CPU."""
+        block, row = divmod(iteration, self._block_length)
+        if self._block[0] != block:
+            self._block = (block, self._draw(block))
+        rows = self._block[1][:, row]
+        return rows[0] if self.single else rows
+
+    def _draw(self, block: int) -> Tensor:
+        """(R, block length, B)."""
+        shape = (self._block_length, self.batch if self.replacement else self.pool)
+        uniforms = np.empty((len(self.seeds), *shape))
+        for r, seed in enumerate(self.seeds):
+            np.random.default_rng([seed, _PURPOSES["tasks"], block]).random(out=uniforms[r])
+        if self.replacement:
+            return torch.from_numpy((uniforms * self.pool).astype(np.int64))
+        return torch.from_numpy(np.argsort(uniforms, axis=-1)[..., : self.batch].copy())

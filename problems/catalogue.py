@@ -1,0 +1,23 @@
+"""The registered problems: one line each makes it known to the command line and to the contract tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from problems.base import Problem
+from problems.logistic import ProxLogistic
+from problems.quadratic import Quadratic
+from problems.tight import Huber, Plateau, Zigzag
+
+# name -> a small instance as a function of the seed
+PROBLEMS: dict[str, Callable[[int], Problem]] = {
+    "quadratic": lambda seed: Quadratic.random(tasks=8, p=4, q=6, kappa=10.0, seed=seed),
+    "quadratic-equal": lambda seed: Quadratic.random(tasks=8, p=4, q=4, kappa=3.0, equal_hessians=True, seed=seed),
+    "quadratic-initialisation": lambda seed: Quadratic.random(
+        tasks=6, p=5, q=5, kappa=10.0, initialisation=True, seed=seed
+    ),
+    "huber": lambda seed: Huber(horizon=20, kappa=10.0, dimension=4, coupled=True, tasks=4, seed=seed),
+    "plateau": lambda seed: Plateau(horizon=20, kappa=10.0, dimension=4, coupled=True, tasks=4, seed=seed),
+    "zigzag": lambda seed: Zigzag(horizon=20, kappa=10.0, dimension=3, tasks=2, seed=seed),
+    "prox-logistic": lambda seed: ProxLogistic.random(tasks=6, q=5, examples=20, seed=seed),
+}
