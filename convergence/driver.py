@@ -145,7 +145,7 @@ def run(
         for probe in wanted:
             if probe.of_step is not of_step:
                 continue
-            measured = probe(snapshot).detach()
+            measured = probe.measure(snapshot).detach()
             trace[probe.name].append(measured if all_run else torch.where(running, measured, torch.nan))
             if stop_at and probe.name in stop_at:
                 below = measured <= stop_at[probe.name]

@@ -68,9 +68,6 @@ class Probe:
     measure: Callable[[Snapshot], Tensor]
     of_step: bool = False
 
-    def __call__(self, snapshot: Snapshot) -> Tensor:
-        return self.measure(snapshot)
-
 
 def grad_norm_sq(snapshot: Snapshot) -> Tensor:
     """|grad Phi(phi_t)|^2, from the problem's exact hypergradient or the Newton reference."""
