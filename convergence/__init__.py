@@ -1,6 +1,6 @@
 """The memory-reduced algorithm, its parts, and the tools that measure it."""
 
-from convergence.driver import Method, Result, run
+from convergence.driver import Method, Result, resolve_device, run
 from convergence.hypergradients import Estimate, Implicit, Unrolled
 from convergence.linear_solvers import ConjugateGradient, LinearSolution
 from convergence.lower_solvers import GradientDescent
@@ -32,5 +32,6 @@ __all__ = [
     "Unrolled",
     "peak_bytes",
     "reference",
+    "resolve_device",
     "run",
 ]

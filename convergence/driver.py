@@ -106,7 +106,7 @@ def run(
     >>> bool(run(problem, method, iterations=400).trace["grad_norm_sq"][-1] < 1e-25)
     True
     """
-    device = _available(device)
+    device = resolve_device(device)
     for name, count, least in (("iterations", iterations, 0), ("probe_every", probe_every, 1)):
         if isinstance(count, bool) or not isinstance(count, int) or count < least:
             raise ValueError(f"expected {name} an integer >= {least}, got {count!r}")
@@ -199,7 +199,8 @@ def run(
 # ---- before the loop
 
 
-def _available(device: torch.device | str) -> torch.device:
+def resolve_device(device: torch.device | str) -> torch.device:
+    """The device by name. Raises ValueError on an unknown name, or CUDA where there is none."""
     try:
         device = torch.device(device)
     except RuntimeError as error:

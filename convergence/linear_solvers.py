@@ -50,32 +50,38 @@ class ConjugateGradient:
         """v_N from `start` (None: zero). `hessian` maps (..., B, q) to (..., B, q). Raises ValueError on shapes."""
         if start is not None and start.shape != b.shape:
             raise ValueError(f"expected v of shape {tuple(b.shape)}, got {tuple(start.shape)}")
-        v = torch.zeros_like(b) if start is None else start
-        r = b if start is None or self.steps == 0 else b - hessian(v)
-        p = r
+        v = torch.zeros_like(b) if start is None else start.clone()
+        r = b.clone() if start is None or self.steps == 0 else b - hessian(v)
+        p = r.clone()
         rr, bb = _dot(r, r), _dot(b, b)
         limits = torch.finfo(b.dtype)
         tolerance = limits.eps if self.tolerance is None else self.tolerance
         # Below tiny / eps squares underflow, and p'Hp = 0 would look like a breakdown.
         threshold = (tolerance**2 * torch.maximum(rr, bb)).clamp(min=limits.tiny / limits.eps)
         active = rr > threshold
-
         for _ in range(self.steps):
-            Hp = hessian(p)
-            pHp = _dot(p, Hp)
-            active = active & (pHp > 0)
-            step = torch.where(active, rr / pHp, 0.0)
-            v = torch.addcmul(v, step, p)
-            r = torch.addcmul(r, step, Hp, value=-1)
-            rr_next = _dot(r, r)
-            active = active & (rr_next > threshold)
-            p = torch.addcmul(r, torch.where(active, rr_next / rr, 0.0), p)
-            rr = rr_next
+            rr, active = _advance(hessian, v, r, p, rr, active, threshold)
 
         # A row that neither converged nor is still active met p'Hp <= 0 or a value that is not finite.
         stuck = ~(rr <= threshold) & ~active
         failure = torch.where(torch.isfinite(rr), Status.BREAKDOWN, Status.NON_FINITE) * stuck
         return LinearSolution(v, rr.squeeze(-1).sqrt(), failure.squeeze(-1))
+
+
+def _advance(
+    hessian: Callable[[Tensor], Tensor], v: Tensor, r: Tensor, p: Tensor, rr: Tensor, active: Tensor, threshold: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One CG step: v, r, p are overwritten (the peak memory does not depend on how many steps follow)."""
+    Hp = hessian(p)
+    pHp = _dot(p, Hp)
+    active = active & (pHp > 0)
+    step = torch.where(active, rr / pHp, 0.0)
+    v.addcmul_(step, p)
+    r.addcmul_(step, Hp, value=-1)
+    rr_next = _dot(r, r)
+    active = active & (rr_next > threshold)
+    p.mul_(torch.where(active, rr_next / rr, 0.0)).add_(r)
+    return rr_next, active
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

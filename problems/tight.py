@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from problems.base import Constants, Parameters, Problem, Tasks
+from problems.base import Constants, Parameters, Problem, Tasks, matvec
 
 
 class Tight(Problem):
@@ -46,8 +46,9 @@ class Tight(Problem):
         tasks: int = 1,
         seed: int = 0,
     ):
-        if horizon < 1:
-            raise ValueError(f"expected horizon >= 1, got {horizon}")
+        for name, count in (("horizon", horizon), ("dimension", dimension), ("tasks", tasks)):
+            if count < 1:
+                raise ValueError(f"expected {name} >= 1, got {count}")
         if not (smoothness > 0 and gradient > 0 and 0 < relative_step <= 1):
             raise ValueError(
                 "expected smoothness > 0, gradient > 0 and 0 < relative_step <= 1, "
@@ -147,7 +148,7 @@ class Tight(Problem):
 
     def lower_hvp(self, features: Any, theta: Tensor, v: Tensor, tasks: Tasks) -> Tensor:
         """A v."""
-        return (tasks.A @ v.unsqueeze(-1)).squeeze(-1)
+        return matvec(tasks.A, v)
 
     def upper_gradient(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
         """h'(theta_1) e_1 + xi."""
@@ -156,7 +157,7 @@ class Tight(Problem):
 
     def surrogate_gradient(self, phi: Parameters, features: Any, theta: Tensor, v: Tensor, tasks: Tasks) -> Parameters:
         """mean_i A v_i."""
-        return {"phi": (tasks.A @ v.unsqueeze(-1)).squeeze(-1).mean(-2)}
+        return {"phi": matvec(tasks.A, v).mean(-2)}
 
     # ---- exact solutions
 

@@ -1,0 +1,122 @@
+"""`python -m convergence`: solve a problem of the catalogue from the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from convergence import Result, command_line, run
+from convergence.catalogue import METHODS
+from convergence.command_line import named
+from convergence.files import write_atomically
+from problems import PROBLEMS, Problem
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich", no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """The memory-reduced algorithm on bilevel problems with known optima."""
+
+
+@app.command(epilog="Exit status: 0 the run ended well, 1 it met BREAKDOWN or NON_FINITE, 2 wrong usage.")
+def solve(
+    problem: Annotated[str, typer.Argument(help=f"One of: {', '.join(PROBLEMS)}.")],
+    method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = "memory_reduced",
+    iterations: Annotated[int, typer.Option(min=0, help="Upper iterations T.")] = 1000,
+    lower_steps: Annotated[int, typer.Option(help="K gradient steps on theta.")] = 5,
+    lower_step_size: Annotated[float | None, typer.Option(help="alpha; by default 2 / (L + mu).")] = None,
+    cg_steps: Annotated[int, typer.Option(help="N conjugate-gradient steps.")] = 5,
+    upper_step_size: Annotated[float | None, typer.Option(help="beta; by default 1 / (2 L_Phi).")] = None,
+    cold: Annotated[bool, typer.Option("--cold", help="Start theta and v anew in every iteration.")] = False,
+    batch: Annotated[int | None, typer.Option(help="Tasks an iteration; by default all.")] = None,
+    replacement: Annotated[bool, typer.Option("--replacement", help="i.i.d. tasks.")] = False,
+    replicas: Annotated[int | None, typer.Option(help="Independent runs in one batched computation.")] = None,
+    stop: Annotated[float | None, typer.Option(help="Stop at this |grad Phi|.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="Write the result and its trace to this JSON file.")] = None,
+) -> None:
+    """Run a method on a problem and print what it reached.
+
+    Examples: python -m convergence solve quadratic --batch 4 --replicas 32 | python -m convergence solve huber
+    """
+    instance: Problem = named(PROBLEMS, problem, "problem")(seed)
+    if upper_step_size is None:
+        constants = instance.constants
+        if constants is None or constants.L_Phi is None:
+            raise ValueError(f"expected --upper-step-size, since {problem} gives no L_Phi to choose it by")
+        upper_step_size = 1 / (2 * constants.L_Phi)
+    chosen = named(METHODS, method, "method")(
+        lower_steps=lower_steps,
+        lower_step_size=lower_step_size,
+        cg_steps=cg_steps,
+        upper_step_size=upper_step_size,
+        warm_start=not cold,
+    )
+    if out is not None and not out.parent.is_dir():
+        raise ValueError(f"expected --out in an existing folder, got {out}")
+    result = run(
+        instance,
+        chosen,
+        iterations=iterations,
+        batch=batch,
+        replacement=replacement,
+        replicas=replicas,
+        stop_at=None if stop is None else {"grad_norm_sq": stop**2},
+        seed=seed,
+        device=device,
+        progress=Console().is_terminal,
+        raise_on_failure=False,
+    )
+    _print(result, problem, method)
+    if out is not None:
+        write_atomically(out, (json.dumps(_record(result), indent=2) + "\n").encode())
+    raise typer.Exit(int(result.status.failed))
+
+
+def _print(result: Result, problem: str, method: str) -> None:
+    table = Table(title=f"{method} on {problem}", title_justify="left", show_header=False)
+    trace = result.trace["grad_norm_sq"].flatten(1) if result.trace["grad_norm_sq"].dim() > 1 else None
+    last = result.trace["grad_norm_sq"][-1:] if trace is None else trace[-1].nanmedian().reshape(1)
+    table.add_row("status", f"{result.status}: {result.status.advice}")
+    table.add_row("upper iterations", str(result.iterations))
+    table.add_row("|grad Phi|^2 at the last probe" + (" (median)" if trace is not None else ""), f"{float(last):.6g}")
+    for name, count in result.calls.items():
+        table.add_row(f"{name} calls", f"{count}")
+    table.add_row("seconds", f"{result.seconds:.2f}")
+    Console().print(table)
+
+
+def _record(result: Result) -> dict[str, Any]:
+    return {
+        "status": result.status.name,
+        "iterations": result.iterations,
+        "calls": result.calls,
+        "seeds": result.seeds,
+        "seconds": result.seconds,
+        "trace": {name: _numbers(values.tolist()) for name, values in result.trace.items()},
+        "phi": {name: tensor.cpu().tolist() for name, tensor in result.phi.items()},
+    }
+
+
+def _numbers(values: Any) -> Any:
+    """Nested lists with None for what is not a number (a replica that stopped): JSON has no NaN."""
+    if isinstance(values, list):
+        return [_numbers(value) for value in values]
+    return values if math.isfinite(values) else None
+
+
+def main() -> None:
+    """The command line."""
+    command_line.main(app)
+
+
+if __name__ == "__main__":
+    main()

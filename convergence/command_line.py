@@ -1,0 +1,50 @@
+"""What the command lines share: names looked up in a catalogue, wrong usage answered in one line."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from typing import TypeVar
+
+import typer
+
+WRONG_USAGE = 2
+T = TypeVar("T")
+
+
+def named(catalogue: Mapping[str, T], name: str, kind: str) -> T:
+    """The entry of this name. Raises ValueError naming what there is and the nearest name.
+
+    >>> named({"huber": 1}, "hubber", "problem")
+    Traceback (most recent call last):
+        ...
+    ValueError: expected a problem out of huber; got 'hubber': did you mean 'huber'?
+    """
+    if name in catalogue:
+        return catalogue[name]
+    near = difflib.get_close_matches(name, catalogue, n=1, cutoff=0.0)
+    hint = f": did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"expected a {kind} out of {', '.join(catalogue)}; got {name!r}{hint}")
+
+
+def main(app: typer.Typer) -> None:
+    """Run the command line; wrong usage ends in one line on standard error and exit status 2."""
+    try:
+        code = app(standalone_mode=False)  # some releases of Typer return the exit status, others raise it
+        sys.exit(code if isinstance(code, int) else 0)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        _refuse("interrupted", code=130)
+    except (ValueError, TypeError, OSError) as error:
+        _refuse(str(error))
+    except Exception as error:  # what the option parser rejects; its class differs between releases of Typer
+        if not hasattr(error, "format_message"):
+            raise
+        _refuse(error.format_message())
+
+
+def _refuse(message: str, code: int = WRONG_USAGE) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)

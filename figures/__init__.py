@@ -1,0 +1,30 @@
+"""One figure a claim, drawn from the claim's evidence alone: `python -m figures DIR` redraws them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from matplotlib.figure import Figure
+
+from figures import (
+    batch_size_decay,
+    cg_rate,
+    cold_start_floor,
+    complexity,
+    deterministic_exact,
+    hypergradient_error,
+    memory,
+    sublinear_rate,
+)
+from figures.style import Evidence
+
+FIGURES: dict[str, Callable[[Evidence], Figure]] = {
+    "hypergradient_error": hypergradient_error.draw,
+    "cg_rate": cg_rate.draw,
+    "deterministic_exact": deterministic_exact.draw,
+    "cold_start_floor": cold_start_floor.draw,
+    "sublinear_rate": sublinear_rate.draw,
+    "batch_size_decay": batch_size_decay.draw,
+    "complexity": complexity.draw,
+    "memory": memory.draw,
+}

@@ -1,0 +1,36 @@
+"""Contraction of N conjugate-gradient steps: attained on the Chebyshev spectrum, below chi_N on random spectra."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from figures.marks import dashed, describe, diagonal, groups, key, legend, measured, panels, predicted
+from figures.style import BLUE, CG_STARTS, Evidence, Series, condition_number, paper_style
+
+
+@paper_style()
+def draw(evidence: Evidence) -> Figure:
+    """a: ratio of energy norms over N; b: the ratio on random spectra over its bound chi_N."""
+    figure, (chebyshev, random) = panels(1, 2, height=3.0)
+    _chebyshev(chebyshev, evidence)
+    bound = evidence["random_chi"]
+    measured(random, bound, evidence["random_ratio"], Series(BLUE, ".", f"{len(bound)} random spectra"))
+    diagonal(random, bound)
+    describe(random, x=r"bound $\chi_N$", y="measured ratio", logarithmic="xy")
+    legend(random, dashed("ratio = bound"))
+    return figure
+
+
+def _chebyshev(axes: Axes, evidence: Evidence) -> None:
+    for (kappa, warm), own in groups(evidence["kappa"], evidence["warm"]):
+        colour, N = condition_number(kappa).colour, evidence["N"][own]
+        # A circle for cold and a cross for warm: both show where they coincide
+        measured(axes, N, evidence["ratio"][own], CG_STARTS[int(warm)]._replace(colour=colour), label="")
+        predicted(axes, N, evidence["chi"][own], colour)
+    describe(
+        axes, x="CG steps $N$", y=r"$\|v_N - v^\star\|_H \, / \, \|v_0 - v^\star\|_H$", logarithmic="y", counts="x"
+    )
+    colours = [condition_number(kappa)._replace(marker="") for kappa in np.unique(evidence["kappa"])]
+    legend(axes, *map(key, (*colours, *CG_STARTS)), dashed(r"$\chi_N$"), columns=4)

@@ -1,0 +1,167 @@
+"""What several figures draw: panels, markers of a measurement, the dashed line of its prediction, bands, legends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+from figures.style import BLACK, FULL_WIDTH, GREY, LABEL_SIZE, Array, Series, condition_number, darker
+
+DASHES = (0, (3.5, 2.0))
+_LEGEND: dict[str, Any] = {
+    "borderaxespad": 0.3,
+    "borderpad": 0.2,
+    "handlelength": 1.7,
+    "handletextpad": 0.5,
+    "columnspacing": 1.1,
+    "labelspacing": 0.3,
+}
+
+
+def panels(
+    rows: int, columns: int, *, height: float, ratios: Sequence[float] | None = None, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure of full width and `height` inches, and its lettered panels in reading order."""
+    figure = Figure(figsize=(FULL_WIDTH, height), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, width_ratios=ratios, sharey=sharey)
+    for axes, letter in zip(grid.flat, "abcdef", strict=False):
+        # Left of the axes, above their tick labels: the room above the axes is the legend's
+        axes.annotate(
+            letter,
+            xy=(0, 1),
+            xycoords="axes fraction",
+            xytext=(-8, 7),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            fontsize=LABEL_SIZE + 1,
+            fontweight="bold",
+        )
+    return figure, list(grid.flat)
+
+
+def describe(axes: Axes, *, x: str, y: str, logarithmic: str = "", counts: str = "") -> None:
+    """Name the quantities with their units, once the data are drawn; a grid under the data.
+
+    `logarithmic` and `counts` say which of "x", "y" have a logarithmic axis, or ticks at integers only.
+    """
+    axes.set(xlabel=x, ylabel=y)
+    axes.set(**{f"{name}scale": "log" for name in logarithmic})
+    axes.grid(visible=True)
+    for name in counts:
+        getattr(axes, f"{name}axis").set_major_locator(MaxNLocator(steps=(1, 2, 5, 10), integer=True))
+    for name in logarithmic:
+        _set_ticks(getattr(axes, f"{name}axis"))
+
+
+def _set_ticks(axis: Axis) -> None:
+    """Of a logarithmic axis: at 1, 2, 5 of each decade where powers of ten alone would be too few."""
+    low, high = axis.get_view_interval()
+    axis.set_minor_formatter(NullFormatter())
+    if high > 1e4 * low:
+        axis.set_minor_locator(NullLocator())
+    elif high < 200 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+
+
+# ---- what is measured, and beside it what is predicted
+
+
+def measured(axes: Axes, x: npt.ArrayLike, y: npt.ArrayLike, series: Series, *, label: str | None = None) -> None:
+    """Hollow markers without a line, so that the prediction shows through; an empty label stays out of the legend."""
+    label = series.label if label is None else label
+    axes.plot(x, y, series.marker, color=series.colour, markerfacecolor="none", label=label, zorder=3)
+
+
+def trace(axes: Axes, x: Array, y: Array, series: Series) -> None:
+    """A measured curve, with a few markers evenly spaced on a logarithmic x-axis; out of the legend."""
+    places = np.unique(np.geomspace(1, len(x), 7).astype(int)) - 1 if len(x) else np.array([], int)
+    axes.plot(x, y, color=series.colour, marker=series.marker, markevery=places.tolist(), markerfacecolor="white")
+
+
+def predicted(axes: Axes, x: npt.ArrayLike, y: npt.ArrayLike, colour: str = BLACK) -> None:
+    """The dashed line of a law or a bound: a darker shade of what it predicts, over the markers, however dense."""
+    axes.plot(x, y, linestyle=DASHES, color=darker(colour), zorder=4)
+
+
+def level(axes: Axes, value: float, *, vertical: bool = False) -> None:
+    """A prediction that is one number for all series: a dashed black line as long as the data so far."""
+    limits = axes.dataLim.intervaly if vertical else axes.dataLim.intervalx
+    # Not axhline: it would lie outside the limits of a logarithmic axis where the data stay far from it
+    line = (limits, (value, value))
+    predicted(axes, *(reversed(line) if vertical else line))
+
+
+def diagonal(axes: Axes, values: Array) -> None:
+    """measured = predicted, over the range of the predicted values."""
+    ends = [np.min(values), np.max(values)]
+    predicted(axes, ends, ends)
+
+
+def guide(axes: Axes, x: npt.ArrayLike, y: npt.ArrayLike) -> None:
+    """A dotted grey line to compare with, behind the data."""
+    axes.plot(x, y, ":", color=GREY, zorder=1)
+
+
+def by_condition_number(axes: Axes, kappa: Array, x: Array, y: Array, law: Array) -> None:
+    """One series and its dashed law for each condition number."""
+    for value in np.unique(kappa):
+        series, own = condition_number(value), kappa == value
+        measured(axes, x[own], y[own], series)
+        predicted(axes, x[own], law[own], series.colour)
+
+
+def band(axes: Axes, x: Array, per_seed: Array, colour: str) -> None:
+    """The median over seeds (last axis) as a thin line in the band between the 10 % and the 90 % quantile."""
+    low, median, high = np.quantile(per_seed, (0.1, 0.5, 0.9), axis=-1)
+    axes.fill_between(x, low, high, color=colour, alpha=0.3, linewidth=0, zorder=1)
+    axes.plot(x, median, color=colour, linewidth=0.6, zorder=1)
+
+
+def groups(*columns: Array) -> Iterator[tuple[list[float], Array]]:
+    """The distinct rows of these columns, in ascending order, each with the mask of its cells."""
+    table = np.stack([np.asarray(column, float) for column in columns], axis=-1)
+    for row in np.unique(table, axis=0):
+        yield row.tolist(), (table == row).all(-1)
+
+
+# ---- legends, always outside the data
+
+
+def key(series: Series) -> Line2D:
+    """The legend's entry for a marker, or for a colour where the series has no marker."""
+    if series.marker:
+        return Line2D(
+            [], [], linestyle="none", color=series.colour, marker=series.marker, mfc="none", label=series.label
+        )
+    return Line2D([], [], color=series.colour, linewidth=3, label=series.label)
+
+
+def dashed(label: str, colour: str = BLACK) -> Line2D:
+    """The legend's entry that says what the dashed lines are; grey stands for every colour."""
+    return Line2D([], [], linestyle=DASHES, color=darker(colour), label=label)
+
+
+def dotted(label: str) -> Line2D:
+    """The legend's entry that says what the dotted lines are."""
+    return Line2D([], [], linestyle=":", color=GREY, label=label)
+
+
+def legend(axes: Axes, *keys: Line2D, columns: int = 2) -> None:
+    """Every labelled series and these keys, above the panel."""
+    handles = [*axes.get_legend_handles_labels()[0], *keys]
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, **_LEGEND)
+
+
+def shared_legend(figure: Figure, *keys: Line2D, columns: int = 4) -> None:
+    """These keys above all panels."""
+    figure.legend(handles=list(keys), loc="outside upper center", ncols=columns, **_LEGEND)

@@ -1,0 +1,139 @@
+"""The look of every figure: widths, sizes, colours and markers, and how a figure becomes files.
+
+Nothing here changes matplotlib's settings on import: they hold inside `paper_style()` only.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import log10
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy.typing as npt
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from convergence.files import write_atomically
+
+Array = npt.NDArray[Any]
+Evidence = Mapping[str, Array]
+
+COLUMN_WIDTH = 3.4  # inches; no panel is wider, so that its text need not shrink
+FULL_WIDTH = 2 * COLUMN_WIDTH + 0.2  # both columns and the gap between them
+EXACT = 1e-20  # a squared gradient norm that counts as zero, as in the claims
+LABEL_SIZE = 9.0  # points at printed size
+SMALL_SIZE = 8.0  # ticks, legends; nothing is smaller than 7
+
+# Okabe and Ito's palette, told apart with any colour vision; its yellow is left out, too pale for thin lines
+BLACK, GREY = "#000000", "#707070"
+BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+SKY, PURPLE = "#56B4E9", "#CC79A7"
+
+
+def darker(colour: str) -> tuple[float, ...]:
+    """The shade in which the prediction of a series is drawn.
+
+    >>> darker("#FF0000")
+    (0.6, 0.0, 0.0)
+    """
+    return tuple(0.6 * channel for channel in to_rgb(colour))
+
+
+class Series(NamedTuple):
+    """How one series is drawn and called."""
+
+    colour: str
+    marker: str
+    label: str
+
+
+METHODS = {
+    "memory_reduced": Series(BLUE, "o", "memory-reduced"),
+    "unrolled": Series(VERMILION, "s", "unrolled"),
+}
+FAMILIES = {
+    "huber": Series(BLUE, "o", "Huber"),
+    "plateau": Series(GREEN, "s", "plateau"),
+    "zigzag": Series(VERMILION, "^", "zigzag"),
+    "quadratic": Series(PURPLE, "D", "quadratic"),
+    "logistic": Series(ORANGE, "v", "prox-logistic"),
+}
+# The next three are indexed by the code in the evidence
+SAMPLINGS = (Series(VERMILION, "s", "without replacement"), Series(BLUE, "o", "i.i.d."))
+LOWER_STARTS = (Series(BLACK, "o", r"$\theta_0 = 0$"), Series(BLACK, "x", r"$\theta_0 = \phi$"))
+CG_STARTS = (Series(BLACK, "o", "cold"), Series(BLACK, "x", "warm"))
+# For the cells of one sweep, in order
+CYCLE = ((SKY, "o"), (BLUE, "s"), (GREEN, "^"), (ORANGE, "D"), (VERMILION, "v"), (PURPLE, "P"))
+# A condition number has the same colour in every figure
+_CONDITION = {1: (BLACK, "o"), 4: (SKY, "v"), 10: (BLUE, "s"), 30: (PURPLE, "D"), 100: (VERMILION, "^")}
+_CONDITION |= {1000: (GREEN, "P"), 10000: (ORANGE, "X")}
+
+PARAMETERS: dict[str, Any] = {
+    "figure.dpi": 100,
+    "font.family": "STIXGeneral",  # Times-like, and shipped with matplotlib: the same glyphs on every machine
+    "mathtext.fontset": "stix",
+    "font.size": LABEL_SIZE,
+    "axes.labelsize": LABEL_SIZE,
+    "axes.titlesize": LABEL_SIZE,
+    "xtick.labelsize": SMALL_SIZE,
+    "ytick.labelsize": SMALL_SIZE,
+    "legend.fontsize": SMALL_SIZE,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.0,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "memory-reduced-meta-learning",  # else the ids in an SVG are drawn at random
+}
+
+
+@contextmanager
+def paper_style() -> Iterator[None]:
+    """Matplotlib's defaults and PARAMETERS, as a context or a decorator; a matplotlibrc has no say."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(PARAMETERS)
+        yield
+
+
+def condition_number(kappa: float) -> Series:
+    """Colour, marker and label of a condition number; one not in the table looks like the nearest that is."""
+    colour, marker = _CONDITION[min(_CONDITION, key=lambda known: abs(log10(known) - log10(kappa)))]
+    return Series(colour, marker, rf"$\kappa = {power_of_ten(kappa)}$")
+
+
+def power_of_ten(value: float) -> str:
+    """A number as mathematics: 20, 10^{4}, 10^{-20}.
+
+    >>> power_of_ten(20.0), power_of_ten(1e4), power_of_ten(1e-20)
+    ('20', '10^{4}', '10^{-20}')
+    """
+    exponent = round(log10(value))
+    if abs(exponent) >= 3 and abs(value / 10.0**exponent - 1) < 1e-9:
+        return f"10^{{{exponent}}}"
+    return f"{value:g}"
+
+
+def save(figure: Figure, directory: Path, name: str) -> list[Path]:
+    """Write directory/name.png (200 dpi) and directory/name.svg, each whole or not at all; return their paths.
+
+    The files carry no date: the same figure gives the same bytes. Raises OSError.
+    """
+    written = []
+    for suffix in ("png", "svg"):
+        content = io.BytesIO()
+        with paper_style():
+            figure.savefig(content, format=suffix, dpi=200, metadata={"Date": None} if suffix == "svg" else {})
+        path = directory / f"{name}.{suffix}"
+        write_atomically(path, content.getvalue())
+        written.append(path)
+    return written

@@ -1,0 +1,123 @@
+"""`python -m paper_checks`: accept or reject the paper's statements."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from convergence import command_line, resolve_device
+from convergence.command_line import named
+from paper_checks import CLAIMS, Outcome, Setting, Verdict
+from paper_checks.claim import worst
+from paper_checks.report import Output, number
+
+COLOURS = {Outcome.HOLDS: "green", Outcome.VIOLATED: "bold red", Outcome.INCONCLUSIVE: "yellow"}
+EXIT_CODES = {Outcome.HOLDS: 0, Outcome.VIOLATED: 1, Outcome.INCONCLUSIVE: 3}
+
+
+class Scale(StrEnum):
+    """How much evidence is gathered."""
+
+    smoke = "smoke"
+    paper = "paper"
+
+
+class _RunByDefault(TyperGroup):
+    """`python -m paper_checks NAME ...` means `python -m paper_checks run NAME ...`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        first = args[0] if args else ""
+        if first not in self.commands and first not in ("--help", "--install-completion", "--show-completion"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_RunByDefault,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help=(
+        "Accept or reject the statements of Memory-Reduced Meta-Learning with Guaranteed Convergence.\n\n"
+        "Without a command, `run` is meant: python -m paper_checks cg_rate --scale paper"
+    ),
+)
+
+
+@app.command("list")
+def list_claims() -> None:
+    """The claims: name, statement, and the planted error that each must catch."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("claim", "statement", "its control"):
+        table.add_column(heading, overflow="fold")
+    for claim in CLAIMS.values():
+        table.add_row(claim.name, claim.title, claim.planted)
+    Console().print(table)
+
+
+@app.command(
+    epilog="Exit status: 0 every claim HOLDS, 1 some VIOLATED, 2 wrong usage, 3 none violated but some INCONCLUSIVE."
+)
+def run(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Claims; all by default.")] = None,
+    scale: Annotated[Scale, typer.Option(help="smoke: minutes; paper: more seeds, longer horizons.")] = Scale.smoke,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    seed: Annotated[int, typer.Option(min=0, help="Of every instance and task stream.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Of torch on a CPU; small tensors gain nothing from more.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder for verdicts.json, report.html, figures, evidence.")] = Path(
+        "verdicts"
+    ),
+) -> None:
+    """Run claims, judge them and their controls, write the report.
+
+    Examples: python -m paper_checks | python -m paper_checks cg_rate memory --out /tmp/two
+    """
+    claims = [named(CLAIMS, name, "claim") for name in dict.fromkeys(names or CLAIMS)]
+    resolve_device(device)
+    torch.set_num_threads(threads)
+    setting = Setting(scale=scale.value, seed=seed, device=device)
+    output = Output(out)
+    console = Console()
+    verdicts: list[Verdict] = []
+    for number_of, claim in enumerate(claims, 1):
+        with console.status(f"{claim.name} ({number_of} of {len(claims)}): {claim.title}"):
+            verdict, evidence = claim.verdict(setting)
+            output.add(claim, verdict, evidence)
+        verdicts.append(verdict)
+        colour = COLOURS[verdict.outcome]
+        console.print(f"[{colour}]{verdict.outcome:<13}[/] {claim.name} ({verdict.seconds:.1f} s)", highlight=False)
+    output.finish(setting)
+    console.print(_table(verdicts))
+    console.print(f"{output.folder / 'report.html'}", soft_wrap=True)
+    raise typer.Exit(EXIT_CODES[worst(verdict.outcome for verdict in verdicts)])
+
+
+def _table(verdicts: list[Verdict]) -> Table:
+    table = Table(title="Verdicts", title_justify="left")
+    for heading in ("claim", "outcome", "what decided it", "measured", "", "predicted", "control"):
+        table.add_column(heading, overflow="fold", justify="right" if heading in ("measured", "") else "left")
+    for verdict in verdicts:
+        headline = verdict.headline
+        row = ("", "", "", "")
+        if headline:
+            row = (headline.quantity, number(headline.measured), headline.relation, number(headline.predicted))
+        colour, control = COLOURS[verdict.outcome], verdict.control_outcome
+        caught = "green" if control is Outcome.VIOLATED else "bold red"
+        table.add_row(verdict.claim, f"[{colour}]{verdict.outcome}[/]", *row, f"[{caught}]{control}[/]")
+    return table
+
+
+def main() -> None:
+    """The command line."""
+    command_line.main(app)
+
+
+if __name__ == "__main__":
+    main()

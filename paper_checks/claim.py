@@ -1,0 +1,351 @@
+"""What a claim is: a statement, a run that measures, a judge that compares, and a control that must fail."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import ModuleType
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from convergence import MemoryReduced, RunFailed
+from convergence.rates import Mean, Slope
+
+Array = npt.NDArray[Any]
+Evidence = dict[str, Array]  # named arrays: all that judge and figure may look at
+Scale = Literal["smoke", "paper"]
+T = TypeVar("T")
+
+
+class Outcome(StrEnum):
+    """What a check says. INCONCLUSIVE: measured too coarsely to tell, never a polite VIOLATED."""
+
+    HOLDS = "HOLDS"
+    VIOLATED = "VIOLATED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """VIOLATED over INCONCLUSIVE over HOLDS; INCONCLUSIVE where there is nothing to judge."""
+    outcomes = list(outcomes)
+    for outcome in (Outcome.VIOLATED, Outcome.INCONCLUSIVE):
+        if outcome in outcomes:
+            return outcome
+    return Outcome.HOLDS if outcomes else Outcome.INCONCLUSIVE
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a claim is run: `scale`, `seed`, `device`, and the `method` under judgement.
+
+    `method` is called with lower_steps, lower_step_size, cg_steps, upper_step_size, warm_start.
+    """
+
+    scale: Scale = "smoke"
+    seed: int = 0
+    device: str = "cpu"
+    method: Callable[..., Any] = MemoryReduced
+
+    def pick(self, smoke: T, paper: T) -> T:
+        """The value for this scale."""
+        return smoke if self.scale == "smoke" else paper
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One measured number beside its prediction; `cell` says where in the evidence the worst one was found."""
+
+    quantity: str
+    measured: float
+    relation: str
+    predicted: float
+    outcome: Outcome
+    reason: str
+    interval: tuple[float, float] | None = None
+    cell: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of a claim: the worst of its comparisons, the headline being the first that decided it."""
+
+    claim: str
+    comparisons: tuple[Comparison, ...]
+    control: tuple[Comparison, ...]
+    seconds: float
+    setting: Setting
+    failure: str = ""  # why the run itself ended, where it did
+
+    @property
+    def control_outcome(self) -> Outcome:
+        """Must be VIOLATED: a check that cannot fail proves nothing."""
+        return worst(c.outcome for c in self.control)
+
+    @property
+    def outcome(self) -> Outcome:
+        """HOLDS only where every comparison holds and the control was caught."""
+        if self.failure:
+            return Outcome.VIOLATED
+        found = worst(c.outcome for c in self.comparisons)
+        caught = self.control_outcome is Outcome.VIOLATED
+        return found if found is not Outcome.HOLDS or caught else Outcome.INCONCLUSIVE
+
+    @property
+    def headline(self) -> Comparison | None:
+        """The first comparison with the outcome of the whole, else the first."""
+        deciding = [c for c in self.comparisons if c.outcome is self.outcome]
+        return next(iter(deciding or self.comparisons), None)
+
+    @property
+    def reason(self) -> str:
+        """One sentence."""
+        if self.failure:
+            return self.failure
+        if not self.comparisons:
+            return "nothing was compared"
+        decided = worst(c.outcome for c in self.comparisons)
+        if decided is not Outcome.HOLDS:
+            return "; ".join(f"{c.quantity}: {c.reason}" for c in self.comparisons if c.outcome is decided)
+        if self.outcome is not Outcome.HOLDS:
+            return "the control was not caught: this check cannot fail, so that it holds says nothing"
+        return f"all {len(self.comparisons)} comparisons hold; the control came out VIOLATED, as it must"
+
+    def record(self) -> dict[str, Any]:
+        """The entry of verdicts.json."""
+        headline = self.headline
+        return {
+            "claim": self.claim,
+            "outcome": self.outcome.value,
+            "measured": _finite(headline.measured) if headline else None,
+            "predicted": _finite(headline.predicted) if headline else None,
+            "interval": list(headline.interval) if headline and headline.interval else None,
+            "reason": self.reason,
+            "seconds": round(self.seconds, 3),
+            "scale": self.setting.scale,
+            "device": self.setting.device,
+            "seed": self.setting.seed,
+            "control": self.control_outcome.value,
+            "comparisons": [_record(c) for c in self.comparisons],
+            "control_comparisons": [_record(c) for c in self.control],
+        }
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of the theory that one command accepts or rejects.
+
+    `run` gathers evidence, `judge` turns it into comparisons and looks at nothing else, `control` gathers the
+    evidence of a planted error, named by `planted`, on which `judge` must say VIOLATED.
+    The sections of the module's docstring are the text of the claim: see `sections`.
+    """
+
+    name: str
+    title: str
+    sections: Mapping[str, str]
+    run: Callable[[Setting], Evidence] = field(repr=False)
+    judge: Callable[[Evidence], list[Comparison]] = field(repr=False)
+    control: Callable[[Setting], Evidence] = field(repr=False)
+    planted: str = ""
+
+    @classmethod
+    def of(cls, module: ModuleType) -> Claim:
+        """The claim that a module of this folder states: its docstring, run, judge, control, PLANTED."""
+        title, sections = parse(inspect.getdoc(module) or "")
+        name = module.__name__.rpartition(".")[2]
+        return cls(name, title, sections, module.run, module.judge, module.control, module.PLANTED)
+
+    def verdict(self, setting: Setting) -> tuple[Verdict, Evidence]:
+        """Run the claim and its control, judge both. A run that fails counts as VIOLATED, with its status."""
+        began = time.perf_counter()
+        evidence: Evidence = {}
+        comparisons: list[Comparison] = []
+        failure = ""
+        try:
+            evidence = self.run(setting)
+            comparisons = self.judge(evidence)
+        except RunFailed as error:
+            failure = f"the run ended with {error}"
+        try:
+            control = self.judge(self.control(setting))
+        except RunFailed as error:
+            control = [_compare("the control's run", math.nan, "finishes", 0.0, Outcome.VIOLATED, str(error))]
+        seconds = time.perf_counter() - began
+        return Verdict(self.name, tuple(comparisons), tuple(control), seconds, setting, failure), evidence
+
+
+SECTIONS = ("Statement", "Hypotheses", "Predicted", "Measured", "Refuted by", "Source")
+
+
+def parse(doc: str) -> tuple[str, dict[str, str]]:
+    """The first line of a claim's docstring, and its sections `Statement.`, `Hypotheses.`, ... in order.
+
+    Raises ValueError where a section is missing, so that no claim goes without its hypotheses.
+    """
+    title, _, body = doc.partition("\n")
+    pieces = re.split(rf"^({'|'.join(SECTIONS)})\.\s+", body, flags=re.MULTILINE)
+    sections = {name: " ".join(text.split()) for name, text in zip(pieces[1::2], pieces[2::2], strict=True)}
+    if missing := [name for name in SECTIONS if not sections.get(name)]:
+        raise ValueError(f"expected a claim's docstring with the sections {', '.join(SECTIONS)}; missing {missing}")
+    return title.rstrip("."), sections
+
+
+# ---- comparisons: each takes one number or arrays of cells, and reports the worst cell
+
+
+def equal(
+    quantity: str,
+    measured: npt.ArrayLike,
+    predicted: npt.ArrayLike,
+    *,
+    relative: float = 0.0,
+    absolute: float = 0.0,
+    cells: Iterable[object] | None = None,
+) -> Comparison:
+    """|measured - predicted| <= relative |predicted| + absolute in every cell: the prediction is attained.
+
+    With a trailing axis beyond `cells`' one, vectors are compared by norm.
+    """
+    measured, predicted = np.broadcast_arrays(np.asarray(measured, float), np.asarray(predicted, float))
+    measured, predicted = np.atleast_1d(measured), np.atleast_1d(predicted)
+    gap = np.abs(measured - predicted)
+    if measured.ndim > 1:
+        gap, measured, predicted = (np.linalg.norm(x, axis=-1) for x in (measured - predicted, measured, predicted))
+    allowed = relative * np.abs(predicted) + absolute
+    with np.errstate(invalid="ignore", divide="ignore"):
+        excess = np.where(
+            np.isfinite(gap), gap / allowed if (allowed > 0).all() else np.where(gap > 0, np.inf, 0), np.inf
+        )
+    k = int(np.argmax(excess))
+    scale = abs(predicted[k]) if relative else 1.0
+    kind = "relative" if relative else "absolute"
+    size = gap[k] / scale if scale else gap[k]
+    good = bool(excess[k] <= 1)
+    limit = relative or absolute
+    said = f"{'attained' if good else 'missed'}: {kind} difference {size:.1e}, allowed {limit:.0e}"
+    relation = "=" if limit == 0 else f"= within {limit:.0e} {'relative' if relative else ''}".rstrip()
+    return _compare(
+        quantity, measured[k], relation, predicted[k], _holds(good), said, cell=_cell(cells, k, excess.size)
+    )
+
+
+def at_most(
+    quantity: str, measured: npt.ArrayLike, bound: npt.ArrayLike, *, cells: Iterable[object] | None = None
+) -> Comparison:
+    """measured <= bound in every cell: consistent with a bound. The maximum is judged, never an average."""
+    measured, bound = np.broadcast_arrays(np.asarray(measured, float), np.asarray(bound, float))
+    measured, bound = measured.ravel(), bound.ravel()
+    excess = np.where(np.isfinite(measured), measured - bound, np.inf)
+    k = int(np.argmax(excess))
+    good = bool(excess[k] <= 0)
+    said = f"{'consistent with' if good else 'exceeds'} the bound, largest of {measured.size}"
+    return _compare(quantity, measured[k], "<=", bound[k], _holds(good), said, cell=_cell(cells, k, excess.size))
+
+
+def at_least(
+    quantity: str, measured: npt.ArrayLike, bound: npt.ArrayLike, *, cells: Iterable[object] | None = None
+) -> Comparison:
+    """measured >= bound in every cell."""
+    measured, bound = np.broadcast_arrays(np.asarray(measured, float), np.asarray(bound, float))
+    measured, bound = measured.ravel(), bound.ravel()
+    lack = np.where(np.isfinite(measured), bound - measured, np.inf)
+    k = int(np.argmax(lack))
+    good = bool(lack[k] <= 0)
+    said = f"{'reached' if good else 'falls short'}, smallest of {measured.size}"
+    return _compare(quantity, measured[k], ">=", bound[k], _holds(good), said, cell=_cell(cells, k, lack.size))
+
+
+def mean_equals(
+    quantity: str,
+    measured: list[Mean],
+    predicted: npt.ArrayLike,
+    *,
+    cells: Iterable[object] | None = None,
+    limit: float = 4.0,
+    precision: float = 0.02,
+) -> Comparison:
+    """|z| <= limit in every cell, where the standard error is <= precision of the prediction; else INCONCLUSIVE.
+
+    |z| <= 4 keeps the chance that any of 150 right cells fails below 1 % (Bonferroni).
+    """
+    predicted = np.asarray(predicted, float)
+    z = np.array([mean.z(value) for mean, value in zip(measured, predicted, strict=True)])
+    coarse = np.array([mean.standard_error / value for mean, value in zip(measured, predicted, strict=True)])
+    k = int(np.argmax(np.where(np.isfinite(z), np.abs(z), np.inf)))
+    mean = measured[k]
+    interval = (mean.value - limit * mean.standard_error, mean.value + limit * mean.standard_error)
+    if not abs(z[k]) <= limit:
+        outcome, said = Outcome.VIOLATED, f"misses the exact moment: z = {z[k]:+.1f}, allowed {limit:.0f}"
+    elif not (coarse <= precision).all():
+        outcome = Outcome.INCONCLUSIVE
+        said = f"standard error {coarse.max():.1%} of the prediction, needed {precision:.0%}: more seeds or iterations"
+    else:
+        outcome = Outcome.HOLDS
+        said = (
+            f"attained: largest |z| = {abs(z[k]):.1f} of {z.size} cells, allowed {limit:.0f}; "
+            f"standard errors <= {coarse.max():.1%}"
+        )
+    relation = f"= within {limit:.0f} standard errors"
+    return _compare(quantity, mean.value, relation, predicted[k], outcome, said, interval, _cell(cells, k, z.size))
+
+
+def slope_is(quantity: str, slope: Slope, value: float, *, half_width: float) -> Comparison:
+    """The slope's interval contains the value, and is no wider than asked; a wide one is INCONCLUSIVE."""
+    interval = (slope.low, slope.high)
+    if not slope.low <= value <= slope.high:
+        outcome, said = Outcome.VIOLATED, f"the interval [{slope.low:.4f}, {slope.high:.4f}] excludes {value}"
+    elif slope.half_width > half_width:
+        outcome = Outcome.INCONCLUSIVE
+        said = f"half-width {slope.half_width:.3f}, needed {half_width}: more seeds or iterations"
+    else:
+        outcome, said = (
+            Outcome.HOLDS,
+            f"the interval contains {value}; half-width {slope.half_width:.4f} <= {half_width}",
+        )
+    return _compare(quantity, slope.value, "interval contains", value, outcome, said, interval)
+
+
+def _compare(
+    quantity: str,
+    measured: float,
+    relation: str,
+    predicted: float,
+    outcome: Outcome,
+    reason: str,
+    interval: tuple[float, float] | None = None,
+    cell: str = "",
+) -> Comparison:
+    return Comparison(quantity, float(measured), relation, float(predicted), outcome, reason, interval, cell)
+
+
+def _holds(good: bool) -> Outcome:
+    return Outcome.HOLDS if good else Outcome.VIOLATED
+
+
+def _cell(cells: Iterable[object] | None, k: int, count: int) -> str:
+    if cells is None:
+        return "" if count == 1 else f"{k + 1} of {count}"
+    return str(list(cells)[k])
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no NaN
+
+
+def _record(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "quantity": comparison.quantity,
+        "measured": _finite(comparison.measured),
+        "relation": comparison.relation,
+        "predicted": _finite(comparison.predicted),
+        "interval": list(comparison.interval) if comparison.interval else None,
+        "outcome": comparison.outcome.value,
+        "reason": comparison.reason,
+        "cell": comparison.cell,
+    }

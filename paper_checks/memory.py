@@ -1,0 +1,115 @@
+"""Memory does not grow with the lower steps K or the CG steps N.
+
+Statement.
+    The peak memory of an upper iteration is independent of K and N: no historical lower-level iterate is kept.
+    Backpropagation through the lower steps (MAML, ANIL, ITD-BiO) keeps every one of them.
+Hypotheses.
+    A nonlinear lower level, differentiated automatically (for a linear lower gradient autograd keeps references only,
+    and the comparison would be empty): logistic heads with n examples and q weights a task.
+Predicted.
+    The same integer of peak live tensor bytes for K = 1 .. 64 at fixed N, and for N = 1 .. 64 at fixed K. Unrolled
+    differentiation: affine in K, 8 M (q + 2 n + 1) bytes a step for these heads: theta - phi (q numbers), the margins
+    (n), the gradient that enters the logistic loss (n) and the number it is expanded from (1).
+Measured.
+    Bytes of all live tensor storages (a torch dispatch mode, exact) during one upper iteration, warm start included;
+    on CUDA the allocator's peak. The tape of the unrolled method also by saved-tensor hooks, a second path.
+Refuted by.
+    Two different integers, or an unrolled peak that is not affine with the predicted slope.
+Source.
+    docs/theory.md S8. Claim C5 is the paper's. A warm start stores 2 M q further numbers, independent of K and N.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from convergence import Oracle, Unrolled, peak_bytes
+from convergence.memory import saved_bytes
+from convergence.streams import generator
+from paper_checks.claim import Comparison, Evidence, Setting, at_least, equal
+from paper_checks.planted import KeptGraph
+from problems import Problem, ProxLogistic
+
+PLANTED = "backpropagation through the lower steps passed off as memory-reduced"
+TASKS = 4
+SIZES = ((50, 30), (20, 60))  # (q, n)
+
+
+def run(setting: Setting) -> Evidence:
+    """Peaks of the method over K and over N, and of unrolled differentiation over K."""
+    counts = np.array(setting.pick((*range(1, 17), 20, 24, 32, 40, 48, 56, 64), tuple(range(1, 65))))
+    evidence = {
+        "counts": counts,
+        "over_K": np.array([_peak(setting, K=int(K), N=5) for K in counts], float),
+        "over_N": np.array([_peak(setting, K=5, N=int(N)) for N in counts], float),
+        "unrolled_K": np.array(setting.pick((2, 4, 8, 16, 32, 64), tuple(range(2, 65)))),
+        "cuda": np.array(setting.device.startswith("cuda")),
+    }
+    for size, (q, n) in enumerate(SIZES):
+        both = [_unrolled(setting, int(K), q, n) for K in evidence["unrolled_K"]]
+        peak, tape = (np.array(column, float) for column in zip(*both, strict=True))
+        evidence |= {
+            f"unrolled_{size}": peak,
+            f"tape_{size}": tape,
+            f"law_{size}": np.array(8.0 * TASKS * (q + 2 * n + 1)),
+        }
+    return evidence
+
+
+def control(setting: Setting) -> Evidence:
+    """The same with the planted error."""
+    return run(replace(setting, method=KeptGraph))
+
+
+def judge(evidence: Evidence) -> list[Comparison]:
+    """Flat to the byte in K and N; unrolled affine in K with the exact slope."""
+    e = evidence
+    K_cells = [f"K {K:.0f}" for K in e["counts"]]
+    N_cells = [f"N {N:.0f}" for N in e["counts"]]
+    block = 512.0 if e["cuda"] else 0.0  # the CUDA allocator rounds each tensor up to blocks
+    steps = np.diff(e["unrolled_K"])
+    comparisons = [
+        equal("peak bytes for every K (N = 5)", e["over_K"], e["over_K"][0], cells=K_cells),
+        equal("peak bytes for every N (K = 5)", e["over_N"], e["over_N"][0], cells=N_cells),
+    ]
+    for size, (q, n) in enumerate(SIZES):
+        peak, tape, law = (e[f"{name}_{size}"] for name in ("unrolled", "tape", "law"))
+        where = f"q = {q}, n = {n}"
+        comparisons += [
+            equal(f"unrolled: peak bytes a lower step, {where}", np.diff(peak) / steps, law, absolute=4 * block),
+            equal(f"unrolled: bytes saved by autograd a lower step, {where}", np.diff(tape) / steps, law),
+        ]
+    ratio = e["unrolled_0"][-1] / e["over_K"][-1]
+    return [*comparisons, at_least("unrolled at K = 64 / memory-reduced", ratio, 5.0)]
+
+
+def _problem(setting: Setting, q: int, n: int) -> Problem:
+    return ProxLogistic.random(tasks=TASKS, q=q, examples=n, seed=setting.seed).to(setting.device)
+
+
+def _peak(setting: Setting, *, K: int, N: int) -> int:
+    """Of one warm upper iteration, after a first that fills the state and every cache."""
+    problem = _problem(setting, *SIZES[0])
+    oracle = Oracle(problem)
+    method = setting.method(lower_steps=K, cg_steps=N, upper_step_size=0.1, warm_start=True)
+    phi = problem.phi0(generator(setting.seed, "start"))
+    state = method.start(oracle, phi)
+    state = method.step(oracle, phi, oracle.pool, state).state
+    return peak_bytes(lambda: method.step(oracle, phi, oracle.pool, state), device=setting.device)
+
+
+def _unrolled(setting: Setting, K: int, q: int, n: int) -> tuple[int, int]:
+    """Peak bytes, and bytes of the tape, of one hypergradient through K lower steps."""
+    problem = _problem(setting, q, n)
+    oracle = Oracle(problem)
+    phi = problem.phi0(generator(setting.seed, "start"))
+    unrolled = Unrolled(K, problem.constants.lower_step_size)
+
+    def estimate() -> object:
+        z = oracle.embed(phi, oracle.pool, keep_graph=True)
+        return unrolled.estimate(oracle, z, oracle.theta0(phi, oracle.pool), oracle.pool)
+
+    estimate()
+    return peak_bytes(estimate, device=setting.device), saved_bytes(estimate)

@@ -1,0 +1,107 @@
+"""Planted errors: the paper's algorithm, each with one mistake. The controls of the claims run them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convergence import (
+    ConjugateGradient,
+    GradientDescent,
+    Implicit,
+    LinearSolution,
+    MemoryReduced,
+    Oracle,
+    State,
+    Step,
+    Unrolled,
+)
+from problems import Parameters, Tasks, map_parameters
+
+
+class FirstOrder(MemoryReduced):
+    """The cross term dropped: d = mean grad_phi f."""
+
+    def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: State) -> Step:
+        """One upper iteration without the cross term."""
+        right = super().step(oracle, phi, tasks, state)
+        z = oracle.embed(phi, tasks)
+        d = oracle.hypergradient(z, right.theta, torch.zeros_like(right.v), tasks)
+        return right._replace(phi=map_parameters(lambda x, dx: x - self.upper_step_size * dx, phi, d), direction=d)
+
+
+class OldResidual(ConjugateGradient):
+    """CG whose new direction is built from the residual before the step, as in a published package."""
+
+    def solve(self, hessian: Callable[[Tensor], Tensor], b: Tensor, start: Tensor | None = None) -> LinearSolution:
+        """N steps of the wrong recurrence."""
+        v = torch.zeros_like(b) if start is None else start
+        r = b if start is None else b - hessian(v)
+        p = r
+        for _ in range(self.steps):
+            Hp = hessian(p)
+            rr = (r * r).sum(-1, keepdim=True)
+            step = rr / (p * Hp).sum(-1, keepdim=True)
+            v, old, r = v + step * p, r, r - step * Hp
+            p = old + (r * r).sum(-1, keepdim=True) / rr * p
+        return LinearSolution(v, r.norm(dim=-1), torch.zeros(b.shape[:-1], dtype=torch.int32, device=b.device))
+
+
+class OldResidualDirection(MemoryReduced):
+    """The paper's algorithm with `OldResidual` for CG."""
+
+    @property
+    def implicit(self) -> Implicit:
+        """The hypergradient by the wrong CG."""
+        return Implicit(OldResidual(self.cg_steps))
+
+
+class OneLowerStepFewer(MemoryReduced):
+    """K - 1 lower steps instead of K."""
+
+    def lower_solver(self, oracle: Oracle) -> GradientDescent:
+        """Gradient descent that stops early."""
+        right = super().lower_solver(oracle)
+        return replace(right, steps=max(right.steps - 1, 0))
+
+
+class ColdDirection(MemoryReduced):
+    """v cold in a method that is said to be warm: exact only in the limit of many CG steps."""
+
+    def __init__(self, **hyperparameters: Any):
+        if hyperparameters.get("warm_start", True) is True:
+            hyperparameters["warm_start"] = "theta"
+        super().__init__(**hyperparameters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenDecay(MemoryReduced):
+    """A step size that decays as 1 / sqrt(1 + t / 10) in secret."""
+
+    def start(self, oracle: Oracle, phi: Parameters) -> Any:
+        """The state with a counter."""
+        return 0, super().start(oracle, phi)
+
+    def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: Any) -> Step:
+        """One upper iteration with the step of iteration t."""
+        t, inner = state
+        step = MemoryReduced.step(self, oracle, phi, tasks, inner)
+        share = (1 + t / 10) ** -0.5
+        decayed = map_parameters(lambda x, dx: x - share * self.upper_step_size * dx, phi, step.direction)
+        return step._replace(phi=decayed, state=(t + 1, step.state))
+
+
+class KeptGraph(MemoryReduced):
+    """Backpropagation through the K lower steps, passed off as memory-reduced."""
+
+    def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: State) -> Step:
+        """One upper iteration of unrolled differentiation."""
+        z = oracle.embed(phi, tasks, keep_graph=True)
+        solver = self.lower_solver(oracle)
+        estimate = Unrolled(solver.steps, solver.step_size).estimate(oracle, z, oracle.theta0(phi, tasks), tasks)
+        new = map_parameters(lambda x, dx: x - self.upper_step_size * dx, phi, estimate.direction)
+        return Step(new, state, estimate.direction, estimate.theta, estimate.v, estimate.failure)

@@ -1,0 +1,187 @@
+"""Closed forms for quadratic problems in numpy (docs/theory.md S1-S4); no code is shared with the methods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from problems import Constants, Quadratic
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class QuadraticTheory:
+    """The arrays of a `Quadratic` in numpy and what follows from them; leading axis M. `start`, `gain`: theta0."""
+
+    A: Array
+    C: Array
+    b: Array
+    Q: Array
+    u: Array
+    R: Array
+    w: Array
+    start: Array
+    gain: Array
+
+    @classmethod
+    def of(cls, problem: Quadratic) -> QuadraticTheory:
+        """The theory of this problem."""
+        arrays = {name: tensor.double().cpu().numpy() for name, tensor in problem.data.items()}
+        arrays.setdefault("start", np.zeros_like(arrays["b"]))
+        arrays.setdefault("gain", np.zeros_like(arrays["C"]))
+        return cls(**arrays)
+
+    @cached_property
+    def J(self) -> Array:
+        """dtheta*/dphi = A^-1 C, (M, q, p)."""
+        return np.linalg.solve(self.A, self.C)
+
+    @cached_property
+    def offset(self) -> Array:
+        """A^-1 b, (M, q): theta* = J phi + A^-1 b."""
+        return np.linalg.solve(self.A, self.b[..., None])[..., 0]
+
+    def contraction(self, steps: int, step_size: float) -> Array:
+        """E_K = (I - alpha A)^K, (M, q, q), by eigenvalues: theta_K - theta* = E_K (theta_0 - theta*)."""
+        eigenvalues, vectors = np.linalg.eigh(self.A)
+        return (vectors * (1 - step_size * eigenvalues[:, None, :]) ** steps) @ np.swapaxes(vectors, 1, 2)
+
+    def lower_optimum(self, phi: Array) -> Array:
+        """theta_i*(phi), (M, q)."""
+        return self.J @ phi + self.offset
+
+    def cold_iterate(self, phi: Array, steps: int, step_size: float) -> Array:
+        """theta_K from the cold start, (M, q)."""
+        optimum = self.lower_optimum(phi)
+        return optimum + _apply(self.contraction(steps, step_size), self.start + self.gain @ phi - optimum)
+
+    def direction(self, steps: int | None = None, step_size: float = 0.0) -> tuple[Array, Array]:
+        """H_i (M, p, p) and h_i (M, p) with d_i = H_i phi - h_i: cold start, K lower steps, exact v (S3a).
+
+        None lower steps: theta exact, then the means are H_Phi and h_Phi.
+        """
+        JQ = np.swapaxes(self.J, 1, 2) @ self.Q
+        E = np.zeros_like(self.A) if steps is None else self.contraction(steps, step_size)
+        rest = np.eye(self.A.shape[-1]) - E
+        H = self.R + JQ @ (rest @ self.J + E @ self.gain)
+        h = _apply(self.R, self.w) - _apply(JQ, _apply(rest, self.offset) + _apply(E, self.start) - self.u)
+        return H, h
+
+    @cached_property
+    def upper_form(self) -> tuple[Array, Array]:
+        """H_Phi and h_Phi: grad Phi(phi) = H_Phi phi - h_Phi."""
+        H, h = self.direction()
+        return H.mean(0), h.mean(0)
+
+    def gradient(self, phi: Array) -> Array:
+        """grad Phi(phi), (p,)."""
+        H, h = self.upper_form
+        return np.asarray(H @ phi - h)
+
+    def cold_fixed_point(self, steps: int, step_size: float) -> tuple[Array, Array]:
+        """The limit of the cold method with exact v, and the matrix of its iteration: phi' = phi - beta (H phi - h)."""
+        H, h = (x.mean(0) for x in self.direction(steps, step_size))
+        return np.linalg.solve(H, h), H
+
+    def stationary_moment(self, step_size: float, zeta: float) -> tuple[float, float]:
+        """F(b) = E |grad Phi|^2 in the stationary state of the exact stochastic method, and its spectral radius (4c).
+
+        X = (I - beta H) X (I - beta H)' + beta^2 zeta [ mean_i delta_i X delta_i' + Sigma ]; F = tr(H X H).
+        zeta = 1/b for i.i.d. tasks, (M - b) / (b (M - 1)) without replacement. Raises ValueError where the
+        process has no stationary second moment.
+        """
+        H_i, h_i = self.direction()
+        H, h = self.upper_form
+        noise = H_i @ np.linalg.solve(H, h) - h_i
+        delta = H_i - H
+        mean_map = np.eye(len(H)) - step_size * H
+        spread = sum(np.kron(d, d) for d in delta) / len(delta)
+        operator = np.kron(mean_map, mean_map) + step_size**2 * zeta * spread
+        radius = float(np.abs(np.linalg.eigvals(operator)).max())
+        if radius >= 1:
+            raise ValueError(f"expected a mean-square stable step size, got spectral radius {radius:.3g}")
+        source = step_size**2 * zeta * (noise.T @ noise / len(noise)).ravel()
+        X = np.linalg.solve(np.eye(len(operator)) - operator, source).reshape(H.shape)
+        return float(np.trace(H @ X @ H)), radius
+
+
+@dataclass(frozen=True)
+class Lyapunov:
+    """Theorem 2 for quadratics: V = Phi - Phi* + beta (P a + Q b) decreases by beta/2 |grad Phi|^2 a step."""
+
+    P: float
+    Q: float
+    largest_step: float
+
+    @classmethod
+    def of(cls, constants: Constants, *, lower_steps: int, cg_steps: int, lower_step_size: float) -> Lyapunov:
+        """P, Q and the largest beta, from exact constants, for K, N >= 1 (rho_2 = 0: chi_hat = chi_N)."""
+        tau, nu, L_c, Lambda, L_Phi = (getattr(constants, name) for name in ("tau", "nu", "L_c", "Lambda", "L_Phi"))
+        varrho_K = constants.lower_contraction(lower_step_size) ** lower_steps
+        chi = constants.cg_contraction(cg_steps)
+        c_a = varrho_K**2 * tau**2 / (1 - varrho_K)
+        c_b = chi**2 * constants.L * nu**2 / (1 - chi)
+        Q = L_c**2 / (constants.mu * (1 - chi))
+        P = (Lambda**2 + 8 * Q * c_b) / (1 - varrho_K)
+        W = P * c_a + 8 * tau**2 * Q * c_b
+        return cls(P, Q, min(1 / (2 * L_Phi), 1 / (2 * np.sqrt(W))))
+
+
+@dataclass(frozen=True)
+class Chebyshev:
+    """The spectrum on which N CG steps contract the energy norm by exactly chi_N (Greenbaum 1979; S1, S3c)."""
+
+    eigenvalues: Array
+    weights: Array  # the residual at the start: (1/sqrt 2, 1, ..., 1, 1/sqrt 2)
+
+    @classmethod
+    def of(cls, steps: int, kappa: float) -> Chebyshev:
+        """N + 1 eigenvalues in [1, kappa], at the extrema of the scaled Chebyshev polynomial of degree N."""
+        cosines = np.cos(np.arange(steps + 1) * np.pi / steps)
+        weights = np.ones(steps + 1)
+        weights[[0, -1]] = 1 / np.sqrt(2)
+        return cls((kappa + 1) / 2 + (kappa - 1) / 2 * cosines, weights)
+
+
+def chi(steps: int, kappa: float) -> float:
+    """chi_N = 1 / T_N((kappa + 1) / (kappa - 1)), from the Chebyshev polynomial itself."""
+    return float(1 / np.cosh(steps * np.arccosh((kappa + 1) / (kappa - 1))))
+
+
+def cold_cg_problem(steps: int, kappa: float, *, R: float, w: float, u0: float) -> tuple[Quadratic, float]:
+    """The instance of S3c and its floor: exact theta, N cold CG steps, |grad Phi|^2 in the limit.
+
+    p = 1, q = N + 1, A the Chebyshev spectrum, C = c its weights, Q = A, u = A^-1 c u0, b = 0. Then
+    c'v_N = (1 - chi_N^2) gamma (phi - u0) with gamma = c'A^-1 c, and the floor is
+    (chi_N^2 gamma R (w - u0) / (R + (1 - chi_N^2) gamma))^2.
+    """
+    spectrum = Chebyshev.of(steps, kappa)
+    eigenvalues, c = spectrum.eigenvalues, spectrum.weights
+    A = np.diag(eigenvalues)[None]
+    J = (c / eigenvalues)[None, :, None]
+    problem = Quadratic(
+        A=A,
+        C=c[None, :, None],
+        b=np.zeros((1, len(c))),
+        Q=A,
+        u=(c / eigenvalues * u0)[None],
+        R=[[[R]]],
+        w=[[w]],
+        gain=J,  # a cold start at theta* itself: the lower level is exact from the first step
+    )
+    gamma = float((c**2 / eigenvalues).sum())
+    chi_sq = chi(steps, kappa) ** 2
+    return problem, (chi_sq * gamma * R * (w - u0) / (R + (1 - chi_sq) * gamma)) ** 2
+
+
+def zeta(batch: int, pool: int, *, replacement: bool) -> float:
+    """The variance of a batch mean over that of a single task: 1/b, or (M - b) / (b (M - 1))."""
+    return 1 / batch if replacement else (pool - batch) / (batch * (pool - 1))
+
+
+def _apply(matrices: Array, vectors: Array) -> Array:
+    return np.asarray((matrices @ vectors[..., None])[..., 0])

@@ -1,0 +1,1 @@
+"""Speeds, as ratios within one process. Not tests: run by `make bench`."""

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.func import grad
+
+from convergence import ConjugateGradient, Estimate, GradientDescent, Implicit, Oracle, Unrolled, peak_bytes, reference
+from convergence.memory import saved_bytes
+from problems import PROBLEMS, Parameters, Problem, ProxLogistic, Quadratic
+from tests.independent import Dense, assert_near
+from tests.strategies import normal, orthogonal, quadratics, seeds
+from tests.twins import Scalar, Twin, UserRidge
+
+
+def implicit(problem: Problem, phi: Parameters, theta: Tensor, *, lower_steps: int, alpha: float, cg: int) -> Estimate:
+    """K lower steps from theta, N CG steps, d."""
+    oracle = Oracle(problem)
+    z = oracle.embed(phi, oracle.pool)
+    theta = GradientDescent(lower_steps, alpha).solve(oracle, z, theta, oracle.pool)
+    return Implicit(ConjugateGradient(cg)).estimate(oracle, z, theta, oracle.pool)
+
+
+def unrolled(problem: Problem, phi: Parameters, *, steps: int, step_size: float) -> tuple[Estimate, Oracle]:
+    """d through K steps from theta0(phi), whose own dependence on phi is kept."""
+    oracle = Oracle(problem)
+    z = oracle.embed(phi, oracle.pool, keep_graph=True)
+    theta = problem.theta0(z.phi, oracle.pool)
+    return Unrolled(steps, step_size).estimate(oracle, z, theta, oracle.pool), oracle
+
+
+# ---- implicit
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize("automatic", [False, True], ids=["closed-forms", "automatic"])
+def test_many_lower_and_cg_steps_give_the_reference(name, automatic):
+    problem = PROBLEMS[name](2)
+    alpha = problem.constants.lower_step_size
+    phi = {n: normal(5, *tensor.shape) for n, tensor in problem.phi0(torch.Generator()).items()}
+    exact = reference(problem, phi, problem.sample(None, torch.Generator()))
+    start = exact.theta + normal(6, *exact.theta.shape)
+    # kappa <= 10: 250 steps contract by (9/11)^250 < 1e-21
+    found = implicit(
+        Twin(problem) if automatic else problem, phi, start, lower_steps=250, alpha=alpha, cg=3 * problem.q
+    )
+    assert_near(found.theta, exact.theta, within=1e-11)
+    assert_near(found.v, exact.v, within=1e-11)
+    for n, tensor in exact.hypergradient.items():
+        assert_near(found.direction[n], tensor, within=1e-11)
+    assert not found.failure.any()
+
+
+@given(problem=quadratics(), lower_steps=st.integers(0, 5), cg=st.integers(0, 5), seed=seeds)
+def test_the_error_on_a_quadratic_is_the_identity_of_the_theory_and_within_its_bound(problem, lower_steps, cg, seed):
+    phi, theta0 = {"phi": normal(seed, problem.p)}, normal(seed + 1, problem.tasks, problem.q)
+    constants = problem.constants
+    alpha = constants.lower_step_size
+    found = implicit(problem, phi, theta0, lower_steps=lower_steps, alpha=alpha, cg=cg)
+    star = problem.lower_solution(phi, problem.sample(None, torch.Generator())).numpy()
+    identity, lambda_term, cg_term = np.zeros(problem.p), 0.0, 0.0
+    for i in range(problem.tasks):
+        A, C, Q, u = (problem.data[name][i].numpy() for name in "ACQu")
+        power = np.linalg.matrix_power(np.eye(problem.q) - alpha * A, lower_steps)
+        theta_k = star[i] + power @ (theta0[i].numpy() - star[i])
+        v_star = np.linalg.solve(A, Q @ (theta_k - u))
+        identity += np.linalg.solve(A, C).T @ Q @ power @ (theta0[i].numpy() - star[i])
+        identity += C.T @ (found.v[i].numpy() - v_star)
+        lambda_term = max(lambda_term, np.linalg.norm(theta0[i].numpy() - star[i]))
+        cg_term = max(cg_term, np.linalg.norm(Q @ (theta_k - u)))
+    error = found.direction["phi"] - problem.hypergradient(phi)["phi"]
+    assert_near(error, torch.from_numpy(identity / problem.tasks), within=1e-12)  # docs/theory.md S1
+    first = constants.Lambda * lambda_term * constants.lower_contraction(alpha) ** lower_steps
+    second = constants.L_c * cg_term / constants.mu * np.sqrt(constants.kappa) * constants.cg_contraction(cg)
+    assert float(error.norm()) <= (first + second) * (1 + 1e-9) + 1e-12  # Theorem 1
+
+
+@given(seed=seeds, weights=st.tuples(st.floats(-3, 3), st.floats(-3, 3)))
+def test_the_hypergradient_is_linear_in_the_upper_objective(seed, weights):
+    base = ProxLogistic.random(tasks=3, q=3, examples=5, seed=seed)
+
+    def other(z, theta, tasks):
+        return (theta * z["centre"]).sum(-1) + theta.square().sum(-1)
+
+    def mixed(z, theta, tasks):
+        return weights[0] * base.upper(z, theta, tasks) + weights[1] * other(z, theta, tasks)
+
+    phi, theta = {"centre": normal(seed, 3)}, normal(seed + 1, 3, 3)
+    first, second, both = (
+        implicit(Twin(base, upper=f), phi, theta, lower_steps=2, alpha=0.1, cg=9).direction["centre"]
+        for f in (None, other, mixed)
+    )
+    assert_near(both, weights[0] * first + weights[1] * second, within=1e-12)
+
+
+@given(seed=seeds, scale=st.floats(0.1, 10))
+def test_scaling_the_lower_objective_scales_v_and_leaves_the_hypergradient_alone(seed, scale):
+    base = ProxLogistic.random(tasks=3, q=3, examples=5, seed=seed)
+    scaled = Twin(base, lower=lambda z, theta, tasks: scale * base.lower(z, theta, tasks))
+    phi, theta = {"centre": normal(seed, 3)}, normal(seed + 1, 3, 3)
+    plain = implicit(base, phi, theta, lower_steps=3, alpha=0.1, cg=9)
+    found = implicit(scaled, phi, theta, lower_steps=3, alpha=0.1 / scale, cg=9)
+    assert_near(found.theta, plain.theta, within=1e-13)
+    assert_near(found.v * scale, plain.v, within=1e-11)
+    assert_near(found.direction["centre"], plain.direction["centre"], within=1e-11)
+
+
+@given(seed=seeds, cg=st.integers(0, 4))
+def test_an_orthogonal_change_of_theta_leaves_the_hypergradient_alone(seed, cg):
+    base = ProxLogistic.random(tasks=3, q=3, examples=5, seed=seed)
+    O = orthogonal(seed, size=3)  # noqa: E741  # theta = O x
+    turned = Twin(
+        base,
+        lower=lambda z, x, tasks: base.lower(z, x @ O.T, tasks),
+        upper=lambda z, x, tasks: base.upper(z, x @ O.T, tasks),
+    )
+    phi, theta = {"centre": normal(seed, 3)}, normal(seed + 1, 3, 3)
+    plain = implicit(base, phi, theta, lower_steps=3, alpha=0.1, cg=cg)
+    found = implicit(turned, phi, theta @ O, lower_steps=3, alpha=0.1, cg=cg)
+    assert_near(found.theta @ O.T, plain.theta, within=1e-12)
+    assert_near(found.v @ O.T, plain.v, within=1e-10)
+    assert_near(found.direction["centre"], plain.direction["centre"], within=1e-10)
+
+
+@given(problem=quadratics(), seed=seeds)
+def test_a_permutation_of_the_tasks_permutes_theta_and_v_and_leaves_the_hypergradient_alone(problem, seed):
+    order = torch.randperm(problem.tasks, generator=torch.Generator().manual_seed(seed))
+    shuffled = Quadratic(**{name: tensor[order] for name, tensor in problem.data.items()})
+    phi, theta = {"phi": normal(seed, problem.p)}, normal(seed + 1, problem.tasks, problem.q)
+    plain = implicit(problem, phi, theta, lower_steps=2, alpha=0.05, cg=2)
+    found = implicit(shuffled, phi, theta[order], lower_steps=2, alpha=0.05, cg=2)
+    assert_near(found.theta, plain.theta[order], within=1e-13)
+    assert_near(found.v, plain.v[order], within=1e-11)
+    assert_near(found.direction["phi"], plain.direction["phi"], within=1e-11)
+
+
+def test_an_upper_objective_without_theta_needs_no_v():
+    problem = Scalar(lambda x, theta: (theta - x) ** 2, lambda x, theta: x**2)
+    found = implicit(problem, {"x": torch.full((1,), 3.0)}, torch.ones(2, 1), lower_steps=1, alpha=0.1, cg=3)
+    assert (found.v.tolist(), found.failure.tolist()) == ([[0.0], [0.0]], [0, 0])
+    assert found.direction["x"].tolist() == [6.0]
+
+
+def test_a_warm_start_of_v_is_where_cg_begins():
+    problem = Quadratic.random(tasks=3, p=2, q=4, kappa=10.0)
+    oracle, phi, theta, start = Oracle(problem), {"phi": normal(0, 2)}, normal(1, 3, 4), normal(2, 3, 4)
+    z = oracle.embed(phi, oracle.pool)
+    kept = Implicit(ConjugateGradient(0)).estimate(oracle, z, theta, oracle.pool, start=start)
+    assert torch.equal(kept.v, start)
+    R, C, w = (problem.data[name] for name in "RCw")
+    direct = (R @ (phi["phi"] - w)[..., None])[..., 0] + (C.mT @ start[..., None])[..., 0]
+    assert_near(kept.direction["phi"], direct.mean(0), within=1e-13)
+
+
+# ---- unrolled
+
+
+@pytest.mark.parametrize("name", [*PROBLEMS, "user-ridge"])
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_unrolling_equals_torch_func_through_the_explicit_map_of_k_steps(name, steps):
+    problem = UserRidge().to(dtype=torch.float64) if name == "user-ridge" else PROBLEMS[name](1)
+    dense = Dense(problem)
+    phi = {n: normal(1, *tensor.shape) for n, tensor in dense.like.items()}
+    phi_k = lambda x: dense.unrolled(  # noqa: E731
+        x, lambda x: problem.theta0(dense.named(x), dense.tasks), steps=steps, step_size=0.1
+    )
+    expected = grad(phi_k)(dense.vector(phi))
+    if steps == 0 and name == "user-ridge":  # neither f nor the start sees phi
+        with pytest.raises(ValueError, match="expected phi to reach an objective of UserRidge"):
+            unrolled(problem, phi, steps=0, step_size=0.1)
+        return
+    found, oracle = unrolled(problem, phi, steps=steps, step_size=0.1)
+    assert_near(dense.vector(found.direction), expected, within=1e-12)
+    M = problem.tasks
+    assert oracle.calls == {
+        "lower_gradient": steps * M,
+        "hvp": steps * M,
+        "cross_product": steps * M,
+        "upper_gradient": M,
+    }
+    assert not found.theta.requires_grad
+
+
+def test_unrolling_sees_the_start_that_depends_on_phi():
+    problem = Quadratic.random(tasks=3, p=4, q=4, kappa=5.0, initialisation=True)
+    phi = {"phi": normal(0, 4)}
+    found, _ = unrolled(problem, phi, steps=2, step_size=0.1)
+    oracle = Oracle(problem)
+    z = oracle.embed(phi, oracle.pool, keep_graph=True)
+    fixed = Unrolled(2, 0.1).estimate(oracle, z, oracle.theta0(phi, oracle.pool), oracle.pool)
+    assert torch.equal(found.theta, fixed.theta)
+    assert float((found.direction["phi"] - fixed.direction["phi"]).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["quadratic", "prox-logistic"])  # which broadcasts over replicas, and is mapped
+def test_unrolling_replicas_together_equals_unrolling_them_alone(name):
+    problem = PROBLEMS[name](0)
+    (like,) = problem.phi0(torch.Generator()).items()
+    phi = {like[0]: normal(0, 3, *like[1].shape)}
+    oracle = Oracle(problem, replicas=3)
+    z = oracle.embed(phi, oracle.pool, keep_graph=True)
+    together = Unrolled(3, 0.1).estimate(oracle, z, oracle.theta0(phi, oracle.pool), oracle.pool)
+    for r in range(3):
+        alone, single = unrolled(problem, {like[0]: phi[like[0]][r]}, steps=3, step_size=0.1)
+        assert_near(together.direction[like[0]][r], alone.direction[like[0]], within=1e-13)
+        assert_near(together.theta[r], alone.theta, within=1e-13)
+        assert oracle.calls == single.calls
+
+
+@pytest.mark.parametrize("name", ["quadratic", "prox-logistic"])
+def test_unrolling_many_steps_gives_the_reference(name):
+    problem = PROBLEMS[name](0)
+    phi = problem.phi0(torch.Generator())
+    found, _ = unrolled(problem, phi, steps=200, step_size=problem.constants.lower_step_size)
+    exact = reference(problem, phi, problem.sample(None, torch.Generator())).hypergradient
+    for n, tensor in exact.items():
+        assert_near(found.direction[n], tensor, within=1e-11)  # (9/11)^200 * 200 < 1e-15
+
+
+@pytest.mark.parametrize("arguments", [(-1, 0.1), (3, -0.1)])
+def test_steps_and_step_sizes_below_zero_are_refused(arguments):
+    with pytest.raises(ValueError, match=r"expected .*step"):
+        Unrolled(*arguments)
+
+
+# ---- memory
+
+
+HEADS = ProxLogistic.random(tasks=4, q=6, examples=9)  # made before, so that its tensors are in no measurement
+
+
+def estimate_with(method: str, steps: int) -> None:
+    phi, start = {"centre": normal(0, 6)}, torch.zeros(4, 6, dtype=torch.float64)
+    if method == "implicit":
+        implicit(HEADS, phi, start, lower_steps=steps, alpha=0.1, cg=3)
+    else:
+        unrolled(HEADS, phi, steps=steps, step_size=0.1)
+
+
+@pytest.mark.parametrize("measure", [peak_bytes, saved_bytes])
+def test_the_memory_of_unrolling_grows_by_the_same_amount_with_each_step(measure):
+    used = [measure(lambda k=k: estimate_with("unrolled", k)) for k in (2, 3, 4, 10)]
+    each = used[1] - used[0]
+    assert each >= 4 * 6 * 8  # at least theta_k, q numbers for each of the 4 tasks
+    assert used[2] - used[1] == each
+    assert used[3] - used[2] == 6 * each
+
+
+def test_the_peak_of_the_implicit_estimate_does_not_depend_on_the_lower_steps():
+    peaks = {peak_bytes(lambda k=k: estimate_with("implicit", k)) for k in (2, 3, 10, 40)}
+    assert len(peaks) == 1
+    assert peaks.pop() < peak_bytes(lambda: estimate_with("unrolled", 10))
+
+
+def test_the_implicit_estimate_backpropagates_once_whatever_the_lower_steps():
+    # each lower step saves its own one-step tape and drops it; what is alive at the end is one surrogate
+    oracle, phi = Oracle(HEADS), {"centre": normal(0, 6)}
+    z, theta = oracle.embed(phi, oracle.pool), torch.zeros(4, 6, dtype=torch.float64)
+
+    def estimate(theta: Tensor) -> None:
+        Implicit(ConjugateGradient(3)).estimate(oracle, z, theta, oracle.pool)
+
+    after = [GradientDescent(k, 0.1).solve(oracle, z, theta, oracle.pool) for k in (1, 30)]
+    assert not any(theta.requires_grad for theta in after)
+    assert saved_bytes(lambda: estimate(after[0])) == saved_bytes(lambda: estimate(after[1])) > 0

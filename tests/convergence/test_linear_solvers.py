@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.sparse.linalg
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from convergence import ConjugateGradient, LinearSolution, Status
+from problems import Constants
+from tests.independent import EPS, assert_near
+from tests.strategies import System, normal, seeds, systems
+
+
+def exact(system: System) -> Tensor:
+    return torch.linalg.solve(system.H, system.b)
+
+
+def energy(system: System, error: Tensor) -> Tensor:
+    """|error|_H of each row."""
+    return (error * system.product(error)).sum(-1).sqrt()
+
+
+def diagonal(*rows: list[float]) -> tuple[Tensor, object]:
+    """The eigenvalues of each row, and the product with these diagonal matrices."""
+    eigenvalues = torch.tensor(rows, dtype=torch.float64)
+    return eigenvalues, lambda v: eigenvalues * v
+
+
+# ---- what it converges to, and how fast
+
+
+@given(system=systems())
+def test_q_steps_solve_the_system_exactly(system):
+    q = system.b.shape[-1]
+    solution = ConjugateGradient(q).solve(system.product, system.b)
+    # kappa <= 100 and q <= 6 steps: orthogonality is lost to about kappa eps per step
+    assert_near(solution.v, exact(system), within=1e-9)
+    assert not solution.failure.any()
+
+
+@given(data=st.data(), seed=seeds)
+def test_as_many_steps_as_there_are_distinct_eigenvalues_solve_the_system(data, seed):
+    distinct = data.draw(st.integers(1, 3))
+    eigenvalues = torch.tensor([1.0, 5.0, 20.0], dtype=torch.float64)[torch.arange(8) % distinct].expand(2, 8)
+    b = normal(seed, 2, 8)
+    assert_near(ConjugateGradient(distinct).solve(lambda v: eigenvalues * v, b).v, b / eigenvalues, within=1e-11)
+    if distinct > 1:
+        early = ConjugateGradient(distinct - 1).solve(lambda v: eigenvalues * v, b).v
+        assert float((early - b / eigenvalues).abs().max()) > 1e-6
+
+
+@given(system=systems(max_log_kappa=4), warm=st.booleans(), seed=seeds)
+def test_the_energy_norm_of_the_error_falls_with_every_step_and_stays_within_its_bound(system, warm, seed):
+    start = normal(seed, *system.b.shape) if warm else None
+    v_star = exact(system)
+    iterates = [ConjugateGradient(steps).solve(system.product, system.b, start).v for steps in range(9)]
+    errors = [energy(system, v - v_star) for v in iterates]
+    # rounding: v and the reference itself are known to kappa eps, in the energy norm at most sqrt(L) times that
+    floor = torch.tensor([100 * EPS * kappa * math.sqrt(kappa) for kappa in system.kappas]) * (1 + v_star.norm(dim=-1))
+    for steps in range(1, 9):
+        assert bool((errors[steps] <= errors[steps - 1] * (1 + 1e-9) + floor).all())
+        for row, kappa in enumerate(system.kappas):
+            bound = Constants(mu=1.0, L=kappa).cg_contraction(steps) * errors[0][row]
+            assert errors[steps][row] <= bound * (1 + 1e-6) + floor[row]
+
+
+@pytest.mark.parametrize("kappa", [2.0, 10.0, 100.0])
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 8])
+def test_the_bound_is_attained_on_a_chebyshev_spectrum(kappa, steps):
+    # Greenbaum 1979, docs/theory.md S1: here |e_N|_H = chi_N |e_0|_H, so that a forgotten step is seen
+    j = torch.arange(steps + 1, dtype=torch.float64)
+    eigenvalues = (kappa + 1) / 2 + (kappa - 1) / 2 * torch.cos(j * math.pi / steps)
+    b = torch.ones(1, steps + 1, dtype=torch.float64)
+    b[0, [0, -1]] = 1 / math.sqrt(2)
+    system = System(torch.diag(eigenvalues)[None], b, (kappa,))
+    error = ConjugateGradient(steps).solve(system.product, b).v - exact(system)
+    ratio = float(energy(system, error) / energy(system, exact(system)))
+    # the error is a difference of numbers kappa times larger, chi_N >= 1e-5 here
+    assert ratio == pytest.approx(Constants(mu=1.0, L=kappa).cg_contraction(steps), rel=1e-8)
+
+
+@given(system=systems(), warm=st.booleans(), seed=seeds)
+def test_every_step_agrees_with_scipy(system, warm, seed):
+    start = normal(seed, *system.b.shape) if warm else torch.zeros_like(system.b)
+    for steps in range(1, system.b.shape[-1] + 1):
+        v = ConjugateGradient(steps).solve(system.product, system.b, start if warm else None).v
+        by_scipy = [
+            scipy.sparse.linalg.cg(H, b, x0=x0, rtol=0, atol=1e-14, maxiter=steps)[0]
+            for H, b, x0 in zip(system.H.numpy(), system.b.numpy(), start.numpy(), strict=True)
+        ]
+        # both are within rounding of exact arithmetic, which kappa <= 100 amplifies over at most 6 steps
+        assert_near(v, torch.from_numpy(np.stack(by_scipy)), within=1e-9)
+
+
+@given(system=systems(max_log_kappa=3), steps=st.integers(0, 6))
+def test_a_batch_of_mixed_conditioning_equals_its_rows_solved_alone(system, steps):
+    together = ConjugateGradient(steps).solve(system.product, system.b)
+    for row in range(len(system.b)):
+        alone = System(system.H[[row]], system.b[[row]], system.kappas)
+        single = ConjugateGradient(steps).solve(alone.product, alone.b)
+        assert_near(together.v[[row]], single.v, within=1e-9)  # sums may be taken in another order
+        assert torch.equal(together.failure[[row]], single.failure)
+
+
+@given(system=systems(), steps=st.integers(0, 6), shape=st.sampled_from([(1,), (2, 1), (3,)]))
+def test_leading_axes_are_independent_systems(system, steps, shape):
+    expected = ConjugateGradient(steps).solve(system.product, system.b)
+    b = system.b.expand(*shape, *system.b.shape)
+    many = ConjugateGradient(steps).solve(system.product, b)
+    for found, single in zip(many, expected, strict=True):
+        assert_near(found.double(), single.double().expand(*shape, *single.shape), within=1e-9)
+
+
+@given(system=systems(), steps=st.integers(0, 6), exponent=st.integers(-100, 100))
+def test_scaling_the_right_hand_side_scales_the_solution(system, steps, exponent):
+    scale = 2.0**exponent  # a power of two: no rounding
+    scaled = ConjugateGradient(steps).solve(system.product, scale * system.b)
+    assert torch.equal(scaled.v, scale * ConjugateGradient(steps).solve(system.product, system.b).v)
+
+
+def test_float32_is_solved_to_its_own_rounding_unit():
+    H = torch.tensor([[[2.0, 1.0], [1.0, 3.0]]])
+    v = ConjugateGradient(5).solve(lambda v: (H @ v[..., None])[..., 0], torch.tensor([[1.0, 0.0]])).v
+    assert v.dtype == torch.float32
+    assert_near(
+        v.double(), torch.tensor([[0.6, -0.2]], dtype=torch.float64), within=10 * torch.finfo(torch.float32).eps
+    )
+
+
+# ---- frozen rows
+
+
+@given(system=systems(), tolerance=st.floats(1e-10, 1e-2), more=st.integers(1, 5))
+def test_a_row_within_its_tolerance_is_unchanged_to_the_bit_by_further_steps(system, tolerance, more):
+    q = system.b.shape[-1]
+    frozen = torch.zeros(len(system.b), dtype=torch.bool)
+    for steps in range(q + 2):
+        now = ConjugateGradient(steps, tolerance).solve(system.product, system.b)
+        later = ConjugateGradient(steps + more, tolerance).solve(system.product, system.b)
+        frozen = now.residual_norm <= tolerance * system.b.norm(dim=-1) * (1 - 1e-9)
+        assert torch.equal(now.v[frozen], later.v[frozen])
+        assert torch.equal(now.residual_norm[frozen], later.residual_norm[frozen])
+        assert not later.failure.any()
+    assert bool(frozen.all())  # after q + 1 steps at the latest, so that the claim is not an empty one
+
+
+@given(system=systems(max_log_kappa=1))
+def test_without_a_tolerance_a_row_stops_at_the_rounding_unit_and_never_breaks_down(system):
+    solution = ConjugateGradient(200).solve(system.product, system.b)
+    assert not solution.failure.any()
+    assert bool((solution.residual_norm <= EPS * system.b.norm(dim=-1)).all())
+
+
+def test_a_zero_right_hand_side_gives_zero_without_failure_beside_a_row_that_works():
+    _, product = diagonal([1.0, 4.0], [1.0, 4.0])
+    b = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
+    for steps in range(4):
+        solution = ConjugateGradient(steps).solve(product, b)
+        assert torch.equal(solution.v[0], torch.zeros(2, dtype=torch.float64))
+        assert solution.failure.tolist() == [0, 0]
+    assert_near(solution.v[1], torch.tensor([1.0, 0.25], dtype=torch.float64), within=10 * EPS)
+
+
+@given(system=systems(), seed=seeds)
+def test_a_zero_right_hand_side_draws_any_start_to_zero(system, seed):
+    start = normal(seed, *system.b.shape)
+    solution = ConjugateGradient(10).solve(system.product, torch.zeros_like(system.b), start)
+    assert_near(solution.v, torch.zeros_like(system.b), within=1e-11)
+    assert not solution.failure.any()
+
+
+@given(system=systems(), steps=st.integers(0, 8))
+def test_a_start_at_the_solution_stays_there(system, steps):
+    v_star = exact(system)
+    solution = ConjugateGradient(steps).solve(system.product, system.b, v_star)
+    assert_near(solution.v, v_star, within=1e-12)  # the solve above is right to kappa eps
+    assert not solution.failure.any()
+
+
+# ---- failures, row by row
+
+
+def broken_between_sound_rows(middle: list[float], b: list[float], steps: int) -> LinearSolution:
+    """Three diagonal systems; only the one in the middle is out of order, the others are asserted right."""
+    eigenvalues, product = diagonal([1.0, 2.0, 3.0], middle, [4.0, 5.0, 6.0])
+    right = torch.tensor([[1.0, 1.0, 1.0], b, [1.0, -1.0, 1.0]], dtype=torch.float64)
+    solution = ConjugateGradient(steps).solve(product, right)
+    sound = [0, 2]
+    assert solution.failure[sound].tolist() == [0, 0]
+    if steps >= 3:
+        assert_near(solution.v[sound], (right / eigenvalues)[sound], within=1e-12)
+    return solution
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10])
+@pytest.mark.parametrize(
+    ("middle", "b"),
+    [
+        pytest.param([-1.0, -2.0, -3.0], [1.0, 2.0, 3.0], id="negative-definite"),
+        pytest.param([0.0, 0.0, 0.0], [1.0, 2.0, 3.0], id="zero"),
+        pytest.param([1.0, -2.0, 3.0], [1.0, 5.0, 1.0], id="indefinite"),
+    ],
+)
+def test_an_indefinite_hessian_breaks_down_in_its_row_alone(middle, b, steps):
+    solution = broken_between_sound_rows(middle, b, steps)
+    assert solution.failure[1] == Status.BREAKDOWN
+    assert torch.equal(solution.v[1], torch.zeros(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("steps", [2, 3, 10])
+def test_a_breakdown_keeps_the_last_good_iterate(steps):
+    # p'Hp = 3 - 1 > 0 in the first step, after which the direction of negative curvature prevails
+    middle, b = [3.0, -1.0, 1.0], [1.0, 1.0, 0.0]
+    good = broken_between_sound_rows(middle, b, steps=1)
+    assert good.failure[1] == 0
+    assert good.v[1].tolist() == [1.0, 1.0, 0.0]  # rr / p'Hp = 2 / 2 along b
+    solution = broken_between_sound_rows(middle, b, steps)
+    assert solution.failure[1] == Status.BREAKDOWN
+    assert torch.equal(solution.v[1], good.v[1])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("steps", [0, 1, 3, 10])
+def test_a_right_hand_side_that_is_not_finite_fails_in_its_row_alone(bad, steps):
+    solution = broken_between_sound_rows([1.0, 2.0, 3.0], [1.0, bad, 1.0], steps)
+    assert solution.failure[1] == Status.NON_FINITE
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_a_product_that_is_not_finite_fails_in_its_row_alone(bad, steps):
+    solution = broken_between_sound_rows([1.0, bad, 3.0], [1.0, 1.0, 1.0], steps)
+    assert solution.failure[1] == Status.NON_FINITE
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("share", [0.6, 0.9])
+def test_a_right_hand_side_whose_square_overflows_is_solved_or_said_to_fail(dtype, share):
+    b = torch.full((1, 2), torch.finfo(dtype).max ** share, dtype=dtype)
+    solution = ConjugateGradient(3).solve(lambda v: 2 * v, b)
+    right = bool(((2 * solution.v - b).abs() <= 1e-3 * b).all())
+    assert right or solution.failure.tolist() == [Status.NON_FINITE]
+
+
+def test_too_few_steps_are_no_failure():
+    system = System(torch.diag(torch.logspace(0, 4, 6, dtype=torch.float64))[None], normal(0, 1, 6), (1e4,))
+    solution = ConjugateGradient(2).solve(system.product, system.b)
+    assert solution.failure.tolist() == [0]
+    assert float(solution.residual_norm) > 1e-3
+
+
+# ---- cost, residual, arguments
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_it_costs_one_product_a_step_and_one_more_for_the_residual_of_a_given_start(steps, warm):
+    products = []
+
+    def product(v: Tensor) -> Tensor:
+        products.append(v)
+        return 2 * v
+
+    b = normal(0, 2, 3)
+    solution = ConjugateGradient(steps).solve(product, b, torch.ones_like(b) if warm else None)
+    assert len(products) == (steps + 1 if warm and steps else steps)
+    if steps == 0:
+        assert torch.equal(solution.v, torch.ones_like(b) if warm else torch.zeros_like(b))
+
+
+@given(system=systems(), steps=st.integers(0, 4), warm=st.booleans(), seed=seeds)
+def test_the_residual_norm_is_that_of_the_solution_returned(system, steps, warm, seed):
+    assume(steps > 0 or not warm)  # no product is spent for N = 0: there the norm is not that of a given start
+    start = normal(seed, *system.b.shape) if warm else None
+    solution = ConjugateGradient(steps).solve(system.product, system.b, start)
+    true = (system.b - system.product(solution.v)).norm(dim=-1)
+    # the residual of the recurrence leaves the true one by rounding of |H| |v| <= 100 |v|
+    assert_near(solution.residual_norm, true, within=1e-11 * (1 + float(solution.v.norm())))
+
+
+def test_neither_the_start_nor_the_right_hand_side_is_written_to():
+    b, start = normal(0, 2, 3), normal(1, 2, 3)
+    ConjugateGradient(3).solve(lambda v: 2 * v, b, start)
+    assert torch.equal(b, normal(0, 2, 3))
+    assert torch.equal(start, normal(1, 2, 3))
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(ValueError, match="expected CG steps >= 0, got -1"):
+        ConjugateGradient(-1)
+    for tolerance in (-1e-3, math.nan):
+        with pytest.raises(ValueError, match=f"expected a CG tolerance >= 0, got {tolerance}"):
+            ConjugateGradient(3, tolerance)
+    with pytest.raises(ValueError, match=r"expected v of shape \(4, 10\), got \(4, 9\)"):
+        ConjugateGradient(3).solve(lambda v: v, torch.zeros(4, 10), torch.zeros(4, 9))

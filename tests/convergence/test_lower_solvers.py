@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convergence import GradientDescent, Oracle, peak_bytes
+from problems import PROBLEMS, ProxLogistic, Quadratic
+from tests.independent import Dense, assert_near
+from tests.strategies import normal, quadratics, seeds
+from tests.twins import Twin
+
+
+@given(problem=quadratics(), steps=st.integers(0, 6), alpha=st.floats(0.001, 0.06), seed=seeds)
+def test_k_steps_on_a_quadratic_equal_powers_of_the_step_matrix(problem, steps, alpha, seed):
+    oracle, phi = Oracle(problem), {"phi": normal(seed, problem.p)}
+    theta0 = normal(seed + 1, problem.tasks, problem.q)
+    theta = GradientDescent(steps, alpha).solve(oracle, oracle.embed(phi, oracle.pool), theta0, oracle.pool)
+    for i in range(problem.tasks):
+        A, C, b = (problem.data[name][i].numpy() for name in "ACb")
+        star = np.linalg.solve(A, C @ phi["phi"].numpy() + b)
+        power = np.linalg.matrix_power(np.eye(problem.q) - alpha * A, steps)
+        # alpha L <= 2: no growth, a rounding or two a step
+        assert_near(theta[i], torch.from_numpy(star + power @ (theta0[i].numpy() - star)), within=1e-12)
+    assert oracle.calls["lower_gradient"] == steps * problem.tasks
+
+
+@pytest.mark.parametrize("end", ["slow", "fast"])
+@pytest.mark.parametrize("alpha", [0.05, 0.15, 2 / 11, 0.19])
+def test_the_error_along_an_end_of_the_spectrum_shrinks_by_its_exact_factor(end, alpha):
+    problem = Quadratic.random(tasks=1, p=2, q=4, kappa=10.0, seed=0)
+    oracle, phi = Oracle(problem), {"phi": normal(0, 2)}
+    star = problem.lower_solution(phi, oracle.pool)
+    eigenvalues, vectors = torch.linalg.eigh(problem.data["A"])
+    which = 0 if end == "slow" else -1
+    start = star + vectors[..., which]
+    z = oracle.embed(phi, oracle.pool)
+    for steps in (1, 5, 20):
+        error = float((GradientDescent(steps, alpha).solve(oracle, z, start, oracle.pool) - star).norm())
+        # theorem 1 attained in its first term: |1 - alpha lambda|^K, at least 1e-6 here
+        factor = abs(1 - alpha * float(eigenvalues[0, which]))
+        assert error == pytest.approx(factor**steps, rel=1e-7, abs=1e-13)
+        assert error <= problem.constants.lower_contraction(alpha) ** steps * (1 + 1e-7) + 1e-13
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_steps_equal_the_loop_written_with_torch_func(name):
+    problem = PROBLEMS[name](1)
+    oracle, dense = Oracle(problem), Dense(problem)
+    phi, theta0 = problem.phi0(torch.Generator().manual_seed(1)), normal(2, problem.tasks, problem.q)
+    theta = theta0
+    for _ in range(4):
+        theta = theta - 0.1 * dense.each(dense.lower_slope, dense.vector(phi), theta)
+    found = GradientDescent(4, 0.1).solve(oracle, oracle.embed(phi, oracle.pool), theta0, oracle.pool)
+    assert_near(found, theta, within=1e-12)
+
+
+def test_no_steps_return_the_start_and_a_solution_stays():
+    problem = Quadratic.random(tasks=3, p=2, q=3, kappa=5.0)
+    oracle, phi = Oracle(problem), {"phi": normal(0, 2)}
+    z, star = oracle.embed(phi, oracle.pool), problem.lower_solution(phi, oracle.pool)
+    assert torch.equal(GradientDescent(0, 0.1).solve(oracle, z, star, oracle.pool), star)
+    assert_near(GradientDescent(50, 0.1).solve(oracle, z, star, oracle.pool), star, within=1e-14)
+
+
+@pytest.mark.parametrize("closed_forms", [True, False])
+def test_the_iterate_carries_no_graph_and_the_peak_of_memory_does_not_grow_with_k(closed_forms):
+    base = Quadratic.random(tasks=4, p=3, q=5, kappa=5.0) if closed_forms else None
+    problem = base or Twin(ProxLogistic.random(tasks=4, q=5, examples=10))
+    phi = problem.phi0(torch.Generator())
+
+    def solve(steps: int) -> torch.Tensor:
+        oracle = Oracle(problem)
+        z = oracle.embed(phi, oracle.pool)
+        theta = GradientDescent(steps, 0.05).solve(oracle, z, torch.zeros(4, 5, dtype=torch.float64), oracle.pool)
+        assert not theta.requires_grad
+        return theta
+
+    assert peak_bytes(lambda: solve(3)) == peak_bytes(lambda: solve(40)) > 0
+
+
+@pytest.mark.parametrize("arguments", [(-1, 0.1), (2.5, 0.1), (3, -0.1), (3, float("nan"))])
+def test_steps_and_step_sizes_below_zero_are_refused(arguments):
+    with pytest.raises(ValueError, match=r"expected .*step"):
+        GradientDescent(*arguments)

@@ -1,0 +1,107 @@
+"""Evidence as the claims store it, written down from the laws: `n` horizons, every measurement on its prediction."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from figures.style import Array
+
+
+def make(claim: str, n: int) -> dict[str, Array]:
+    """The evidence of this claim with n horizons (and as many of whatever else a scale changes)."""
+    return {name: np.array(value) for name, value in MAKERS[claim](n).items()}
+
+
+def grid(*columns):
+    """Every combination of the columns' values, one flat column each."""
+    return [axis.ravel() for axis in np.meshgrid(*map(np.asarray, columns), indexing="ij")]
+
+
+def hypergradient_error(n):
+    rng = np.random.default_rng(0)
+    kappa, K = grid([10.0, 100.0], np.arange(n))
+    law = 2.0 * (1 - 1 / kappa) ** K
+    d = rng.standard_normal((n, 4))
+    bound = rng.uniform(1, 3, 8 * n)
+    tight = {"tight_kappa": kappa, "tight_K": K, "tight_error": law, "tight_law": law}
+    share = 10 ** rng.uniform(-8, -0.1, 8 * n)
+    logistic = np.arange(8 * n) % 2.0
+    bounds = {"bound_error": share * bound, "bound": bound, "bound_gradient": bound, "bound_logistic": logistic}
+    return {"identity_measured": d, "identity_predicted": d, **bounds, "instances": 2 * n, **tight}
+
+
+def cg_rate(n):
+    kappa, N, warm = grid([4.0, 10.0, 1e4], np.arange(1.0, n + 1), [0.0, 1.0])
+    chi = 1 / np.cosh(N * np.arccosh((kappa + 1) / (kappa - 1)))
+    bound = np.geomspace(0.9, 1e-7, 5 * n)
+    ratios = {"ratio": chi, "chi": chi, "random_ratio": bound * np.linspace(0.1, 0.9, 5 * n), "random_chi": bound}
+    return {"kappa": kappa, "N": N, "warm": warm, **ratios}
+
+
+def deterministic_exact(n):
+    cells = [(kappa, K, N) for kappa in (2.0, 10.0) for K, N in ((1, 1), (2, 2), (5, 2))]
+    decay = np.exp(-80 * np.arange(50 * n) / max(50 * n - 1, 1))  # 1 .. 1e-35
+    found = {f"grad_norm_sq_{k}": (k + 1) * decay for k in range(6)} | {f"V_{k}": (k + 9) * decay for k in range(6)}
+    kappa, N = grid([10.0, 100.0], np.arange(1, n + 1))
+    floor = 0.5 * np.exp(-N / np.sqrt(kappa))
+    floors = {"floor_kappa": kappa, "floor_N": N, "floor": floor, "floor_law": floor}
+    return {"cells": cells, **found, "beta": np.full(6, 0.1), **floors}
+
+
+def cold_start_floor(n):
+    kappa, gain, K = grid([5.0, 20.0], [0.0, 1.0], np.arange(1.0, n + 1))  # instance by instance, as the claim does
+    K_law = 0.1 * (1 + gain) * (1 - 1 / kappa) ** (4 * K)
+    over_K = {"K_gain": gain, "K_kappa": kappa, "K": K, "K_floor": K_law, "K_law": K_law, "K_left_out": 0}
+    N_kappa, N = grid([10.0, 100.0], np.arange(1.0, n + 1))
+    N_law = np.exp(-2 * N / np.sqrt(N_kappa))
+    return over_K | {"N_kappa": N_kappa, "N": N, "N_floor": N_law, "N_law": N_law}
+
+
+def sublinear_rate(n):
+    family, kappa, T, h = grid([0.0, 1.0, 2.0], [1.0, 10.0, 100.0], 10.0 * np.arange(1, n + 1), [0.5, 1.0])
+    law = (1 + 0.2 * family) / (T * h)
+    return {"family": family, "kappa": kappa, "T": T, "h": h, "min": law, "law": law, "sum": T / (2 * T - 1)}
+
+
+def batch_size_decay(n):
+    iid, batch = grid([1.0, 0.0], 2.0 ** np.arange(n))
+    pool = 2.0**n
+    zeta = np.where(iid == 1, 1 / batch, (pool - batch) / (batch * (pool - 1)))
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, (len(batch), 20))
+    trace = np.exp(-75 * np.arange(10 * n) / (10 * n))
+    moments = {"law": 4 * zeta, "moment": 4 * zeta[:, None] * (1 + noise - noise.mean(-1, keepdims=True))}
+    return {"batch": batch, "iid": iid, "zeta": zeta, **moments, "all_tasks": trace[-1], "all_tasks_trace": trace}
+
+
+def complexity(n):
+    eps = np.geomspace(1e-1, 1e-3, n)
+    huber = np.ceil((2 / eps + 1) / 2)
+    hit = np.ceil(12 / eps)
+    counts = np.array([84.0, 84, 21, 21, 84, 63, 21, 21, 84, 63, 21, 21])
+    quadratics = {"eps": eps, "hit": hit, "T_eps": np.ceil(20 / eps), "calls_at_hit": 50 * hit, "average": 1 / hit}
+    calls = dict.fromkeys(("counted", "declared", "evaluated"), counts)
+    return {"huber_eps": eps, "huber_hit": huber, "huber_law": huber, **quadratics, **calls}
+
+
+def memory(n):
+    counts, K = np.arange(1, n + 1), 2 * np.arange(1, n + 1)
+    flat = {"counts": counts, "over_K": np.full(n, 21052.0), "over_N": np.full(n, 21052.0)}
+    found = {**flat, "unrolled_K": K, "cuda": False}
+    for size, law in enumerate((3552.0, 4512.0)):
+        found |= {f"unrolled_{size}": 1e4 + law * K, f"tape_{size}": 1e5 + law * K, f"law_{size}": law}
+    return found
+
+
+MAKERS = {
+    maker.__name__: maker
+    for maker in (
+        hypergradient_error,
+        cg_rate,
+        deterministic_exact,
+        cold_start_floor,
+        sublinear_rate,
+        batch_size_decay,
+        complexity,
+        memory,
+    )
+}

@@ -1,0 +1,211 @@
+"""What every figure owes its reader: names on the axes, a legend, the prediction beside the measurement, room."""
+
+from functools import cache
+from itertools import combinations
+
+import numpy as np
+import pytest
+from matplotlib._pylab_helpers import Gcf
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from figures import FIGURES, deterministic_exact, sublinear_rate
+from figures.style import BLACK, FULL_WIDTH, darker
+from paper_checks import CLAIMS, Setting
+from paper_checks.sublinear_rate import FAMILIES
+from tests.figures.evidence import MAKERS, make
+
+SIZES = (1, 12)  # one horizon a series, and about as many as the claims have
+# Measured quantities, and where each is what a figure predicts on its own, the law that predicts it
+MEASURED = {
+    "hypergradient_error": ("tight_error", "identity_measured", "bound_error"),
+    "cg_rate": ("ratio", "random_ratio"),
+    "deterministic_exact": ("floor", "grad_norm_sq_0"),
+    "cold_start_floor": ("K_floor", "N_floor"),
+    "sublinear_rate": ("min",),
+    "batch_size_decay": ("moment", "all_tasks_trace"),
+    "complexity": ("huber_hit", "counted", "evaluated"),
+}
+LAWS = {
+    "hypergradient_error": ("tight_law",),
+    "cg_rate": ("chi",),
+    "deterministic_exact": ("floor_law", "beta"),
+    "cold_start_floor": ("K_law", "N_law"),
+    "sublinear_rate": ("law",),
+    "batch_size_decay": ("law",),
+    "complexity": ("huber_law", "T_eps"),
+    "memory": ("law_0", "law_1"),
+}
+every_claim = pytest.mark.parametrize("claim", FIGURES)
+every_size = pytest.mark.parametrize("n", SIZES)
+
+
+@cache
+def laid_out(claim: str, n: int) -> Figure:
+    figure = FIGURES[claim](make(claim, n))
+    figure.draw_without_rendering()
+    return figure
+
+
+def is_dashed(line) -> bool:
+    return line.is_dashed() and line.get_linestyle() != ":"
+
+
+def dashed_data(figure: Figure) -> list[np.ndarray]:
+    return [line.get_xydata() for axes in figure.axes for line in axes.lines if is_dashed(line)]
+
+
+def measured_data(figure: Figure) -> list[np.ndarray]:
+    return [line.get_xydata() for axes in figure.axes for line in axes.lines if not line.is_dashed()]
+
+
+def same(left: list[np.ndarray], right: list[np.ndarray]) -> bool:
+    return len(left) == len(right) and all(map(np.array_equal, left, right))
+
+
+def visible_texts(figure: Figure):
+    """Labels, letters, legends and the ticks within the limits, each with its box in pixels."""
+    texts = [text for legend in figure.legends for text in legend.get_texts()]
+    for axes in figure.axes:
+        texts += [*axes.texts, axes.title, axes.xaxis.label, axes.yaxis.label]
+        texts += axes.get_legend().get_texts() if axes.get_legend() else []
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+            texts += [tick.label1 for tick in ticks if low <= tick.get_loc() <= high and tick.label1.get_visible()]
+    return [(text, text.get_window_extent()) for text in texts if text.get_text()]
+
+
+def test_every_claim_has_a_figure_and_every_figure_a_claim():
+    assert list(FIGURES) == list(CLAIMS)
+    assert set(MAKERS) == set(FIGURES)
+    assert sublinear_rate.NAMES == FAMILIES
+
+
+def test_what_a_claim_really_stores_is_drawn_and_is_what_these_tests_use():
+    evidence = CLAIMS["cg_rate"].run(Setting())
+    assert evidence.keys() == make("cg_rate", 2).keys()
+    FIGURES["cg_rate"](evidence).draw_without_rendering()
+
+
+@every_size
+@every_claim
+def test_axes_name_their_quantities(claim, n):
+    for axes in laid_out(claim, n).axes:
+        assert axes.get_xlabel().strip()
+        assert axes.get_ylabel().strip()
+
+
+@every_claim
+def test_a_legend_names_more_than_one_series(claim):
+    figure = laid_out(claim, 12)
+    shared = bool(figure.legends)
+    for axes in figure.axes:
+        if len(axes.lines) > 1:
+            assert shared or axes.get_legend()
+    for legend in [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]:
+        labels = [text.get_text() for text in legend.get_texts()]
+        assert all(labels)
+        assert len(set(labels)) == len(labels)
+
+
+@every_size
+@every_claim
+def test_every_measured_series_has_its_dashed_prediction(claim, n):
+    for axes in laid_out(claim, n).axes:
+        predictions = {to_rgb(line.get_color()) for line in axes.lines if is_dashed(line)}
+        for line in axes.lines:
+            if not line.is_dashed():
+                assert predictions & {darker(line.get_color()), to_rgb(BLACK)}
+
+
+@pytest.mark.parametrize(("claim", "name"), [(claim, name) for claim, names in MEASURED.items() for name in names])
+def test_a_measurement_moves_its_markers_and_no_prediction(claim, name):
+    evidence = make(claim, 5)
+    before, after = FIGURES[claim](evidence), FIGURES[claim](evidence | {name: 1.3 * evidence[name]})
+    assert not same(measured_data(before), measured_data(after))
+    assert same(dashed_data(before), dashed_data(after))
+
+
+@pytest.mark.parametrize(("claim", "name"), [(claim, name) for claim, names in LAWS.items() for name in names])
+def test_a_law_moves_its_dashed_line_and_no_other_curve_of_that_panel(claim, name):
+    evidence = make(claim, 5)
+    before, after = FIGURES[claim](evidence), FIGURES[claim](evidence | {name: 1.3 * evidence[name]})
+    assert not same(dashed_data(before), dashed_data(after))
+    if name != "beta":  # a step size: the guaranteed decrease in panel c is measured against it
+        assert same(measured_data(before), measured_data(after))
+
+
+def test_unequal_peaks_leave_the_flat_line_of_the_memory_figure():
+    evidence = make("memory", 5)
+    evidence["over_K"][1:] += 1024.0
+    peaks, line = (data(FIGURES["memory"](evidence))[0][:, 1] for data in (measured_data, dashed_data))
+    assert np.all(line == line[0])
+    assert np.all(peaks[1:] == line[0] + 1)  # KiB
+
+
+def test_a_growth_of_the_potential_is_drawn_below_the_guarantee():
+    evidence = make("deterministic_exact", 5)
+    evidence["V_0"] = evidence["V_0"][0] * 1.01 ** np.arange(len(evidence["V_0"]))
+    decrease = deterministic_exact.draw(evidence).axes[2]
+    assert decrease.lines[0].get_ydata().max() == deterministic_exact.SHOWN < 1
+    assert decrease.get_ylim()[0] < deterministic_exact.SHOWN
+
+
+def test_a_hit_that_never_came_leaves_a_gap_and_the_law():
+    evidence = make("complexity", 5)
+    evidence["huber_hit"][2] = evidence["hit"][2] = evidence["calls_at_hit"][2] = np.nan
+    figure = FIGURES["complexity"](evidence)
+    figure.draw_without_rendering()
+    assert np.isnan(measured_data(figure)[0][2, 1])
+    assert np.isfinite(dashed_data(figure)[0]).all()
+
+
+def test_both_samplings_lie_on_one_line_over_the_variance_factor():
+    batch, collapse, _ = laid_out("batch_size_decay", 12).axes
+    assert sum(map(is_dashed, batch.lines)) == 2
+    (law,) = (line.get_xydata() for line in collapse.lines if is_dashed(line))
+    assert np.ptp(law[:, 1] / law[:, 0]) < 1e-12
+
+
+@every_size
+@every_claim
+def test_no_text_is_small_or_covered_or_cut_off(claim, n):
+    figure = laid_out(claim, n)
+    assert figure.get_figwidth() <= FULL_WIDTH
+    boxes = visible_texts(figure)
+    for text, box in boxes:
+        assert text.get_fontsize() >= 7
+        assert figure.bbox.x0 <= box.x0
+        assert box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0
+        assert box.y1 <= figure.bbox.y1
+    overlapping = [
+        (one.get_text(), other.get_text())
+        for (one, left), (other, right) in combinations(boxes, 2)
+        if left.padded(-1).overlaps(right.padded(-1))
+    ]
+    assert overlapping == []
+
+
+@every_claim
+def test_no_legend_covers_data(claim):
+    figure = laid_out(claim, 12)
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+    covered = [axes for axes in figure.axes for legend in legends if overlaps(axes, legend)]
+    assert legends
+    assert covered == []
+
+
+def overlaps(axes: Axes, legend) -> bool:
+    return axes.get_window_extent().overlaps(legend.get_window_extent())
+
+
+@every_claim
+def test_drawing_leaves_the_evidence_and_pyplot_alone(claim):
+    evidence = make(claim, 3)
+    for array in evidence.values():
+        array.flags.writeable = False
+    FIGURES[claim](evidence)
+    assert Gcf.get_num_fig_managers() == 0

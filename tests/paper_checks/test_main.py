@@ -1,0 +1,123 @@
+"""The command line: exit statuses, one-line errors, files that appear whole."""
+
+import json
+import re
+import sys
+
+import pytest
+
+import paper_checks.__main__ as command
+from paper_checks import CLAIMS, Claim
+from paper_checks.claim import SECTIONS, at_most
+
+
+def call(monkeypatch, capsys, *arguments):
+    """Exit status, standard output, standard error."""
+    monkeypatch.setattr(sys, "argv", ["paper_checks", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        command.main()
+    captured = capsys.readouterr()
+    return end.value.code, captured.out, captured.err
+
+
+def test_list_names_every_claim(monkeypatch, capsys):
+    code, out, _ = call(monkeypatch, capsys, "list")
+    assert code == 0
+    assert all(name in out for name in CLAIMS)
+
+
+def test_a_run_writes_verdicts_report_figures_and_evidence(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "new" / "folder"
+    code, _, _ = call(monkeypatch, capsys, "cg_rate", "--out", out, "--seed", 3)
+    assert code == 0
+    (verdict,) = json.loads((out / "verdicts.json").read_text())
+    assert verdict["claim"] == "cg_rate"
+    assert verdict["outcome"] == "HOLDS"
+    assert verdict["control"] == "VIOLATED"
+    assert (verdict["scale"], verdict["device"], verdict["seed"]) == ("smoke", "cpu", 3)
+    assert verdict["measured"] == pytest.approx(verdict["predicted"], rel=1e-6)
+    written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert written == {
+        "verdicts.json",
+        "report.html",
+        "cg_rate.png",
+        "cg_rate.svg",
+        "evidence/cg_rate.json",
+        "evidence/cg_rate.npz",
+    }
+
+
+def test_the_report_is_one_page_that_needs_no_network(monkeypatch, capsys, tmp_path):
+    call(monkeypatch, capsys, "cg_rate", "--out", tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert CLAIMS["cg_rate"].title in page
+    assert "python -m paper_checks cg_rate --scale smoke --seed 0 --device cpu" in page
+    links = re.findall(r'(?:src|href)="([^"]{0,40})', page)
+    assert links
+    assert all(link.startswith(("#", "data:image/svg+xml;base64,")) for link in links)
+    assert not re.search(r"<script|@import|url\(", page)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["cg_rat"], "did you mean 'cg_rate'?"),
+        (["cg_rate", "--scale", "huge"], "huge"),
+        (["cg_rate", "--seed", "-1"], "-1"),
+        (["cg_rate", "--nonsense"], "--nonsense"),
+        (["cg_rate", "--device", "abacus"], "abacus"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_status_2(monkeypatch, capsys, tmp_path, arguments, expected):
+    out = tmp_path / "out"
+    code, _, err = call(monkeypatch, capsys, *arguments, "--out", out)
+    assert code == 2
+    assert expected in err
+    assert err.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_gpu_that_is_not_there_is_named(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, _, err = call(monkeypatch, capsys, "cg_rate", "--device", "cuda", "--out", tmp_path / "out")
+    assert code == 2
+    assert "cuda" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_that_is_a_file_is_refused_before_anything_runs(monkeypatch, capsys, tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    code, _, err = call(monkeypatch, capsys, "cg_rate", "--out", tmp_path / "taken")
+    assert code == 2
+    assert "expected an output folder that can be written" in err
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("measured", "control", "status"),
+    [(0.0, 2.0, 0), (2.0, 2.0, 1), (0.0, 0.0, 3)],
+    ids=["holds", "violated", "control not caught"],
+)
+def test_the_exit_status_says_the_worst_outcome(monkeypatch, capsys, tmp_path, measured, control, status):
+    from matplotlib.figure import Figure
+
+    claim = Claim(
+        "toy",
+        "A toy",
+        dict.fromkeys(SECTIONS, "text"),
+        run=lambda setting: {"x": measured * _ones()},
+        judge=lambda evidence: [at_most("x", evidence["x"], 1.0)],
+        control=lambda setting: {"x": control * _ones()},
+        planted="nothing",
+    )
+    monkeypatch.setitem(CLAIMS, "toy", claim)
+    monkeypatch.setitem(sys.modules["paper_checks.report"].FIGURES, "toy", lambda evidence: Figure())
+    code, out, _ = call(monkeypatch, capsys, "toy", "--out", tmp_path)
+    assert code == status
+    assert "toy" in out
+
+
+def _ones():
+    import numpy as np
+
+    return np.ones(1)
