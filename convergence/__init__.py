@@ -8,7 +8,7 @@ from convergence.memory import PeakBytes, peak_bytes
 from convergence.memory_reduced import MemoryReduced, State, Step
 from convergence.oracle import Oracle
 from convergence.probes import PROBES, Probe, Snapshot
-from convergence.reference import reference
+from convergence.reference import ReferenceFailed, reference
 from convergence.status import RunFailed, Status
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Oracle",
     "PeakBytes",
     "Probe",
+    "ReferenceFailed",
     "Result",
     "RunFailed",
     "Snapshot",

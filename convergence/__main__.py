@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from convergence import Result, command_line, run
+from convergence.arguments import integer
 from convergence.catalogue import METHODS
 from convergence.command_line import named
 from convergence.files import write_atomically
@@ -29,7 +30,7 @@ def group() -> None:
 def solve(
     problem: Annotated[str, typer.Argument(help=f"One of: {', '.join(PROBLEMS)}.")],
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = "memory_reduced",
-    iterations: Annotated[int, typer.Option(min=0, help="Upper iterations T.")] = 1000,
+    iterations: Annotated[int, typer.Option(help="Upper iterations T.")] = 1000,
     lower_steps: Annotated[int, typer.Option(help="K gradient steps on theta.")] = 5,
     lower_step_size: Annotated[float | None, typer.Option(help="alpha; by default 2 / (L + mu).")] = None,
     cg_steps: Annotated[int, typer.Option(help="N conjugate-gradient steps.")] = 5,
@@ -39,7 +40,7 @@ def solve(
     replacement: Annotated[bool, typer.Option("--replacement", help="i.i.d. tasks.")] = False,
     replicas: Annotated[int | None, typer.Option(help="Independent runs in one batched computation.")] = None,
     stop: Annotated[float | None, typer.Option(help="Stop at this |grad Phi|.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the instance, the start and the task stream.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Write the result and its trace to this JSON file.")] = None,
 ) -> None:
@@ -47,6 +48,7 @@ def solve(
 
     Examples: python -m convergence solve quadratic --batch 4 --replicas 32 | python -m convergence solve huber
     """
+    integer("--seed", seed, least=0)
     instance: Problem = named(PROBLEMS, problem, "problem")(seed)
     if upper_step_size is None:
         constants = instance.constants

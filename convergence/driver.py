@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from torch import Tensor
 
+from convergence.arguments import integer
 from convergence.memory_reduced import State, Step
 from convergence.oracle import Calls, Oracle
 from convergence.probes import PROBES, Probe, Snapshot
@@ -97,7 +98,7 @@ def run(
     phi0           the start, with or without a replica axis; by default drawn by the problem from the seed
 
     Raises ValueError on wrong arguments, RunFailed (which carries the result) on BREAKDOWN or NON_FINITE unless
-    `raise_on_failure` is False.
+    `raise_on_failure` is False, ReferenceFailed where a probe finds no true gradient though the method went on.
 
     >>> from problems import Quadratic
     >>> from convergence import MemoryReduced, run
@@ -107,11 +108,13 @@ def run(
     True
     """
     device = resolve_device(device)
-    for name, count, least in (("iterations", iterations, 0), ("probe_every", probe_every, 1)):
-        if isinstance(count, bool) or not isinstance(count, int) or count < least:
-            raise ValueError(f"expected {name} an integer >= {least}, got {count!r}")
-    if replicas is not None and (not isinstance(replicas, int) or replicas < 1):
-        raise ValueError(f"expected replicas None or an integer >= 1, got {replicas!r}")
+    iterations = integer("iterations", iterations, least=0)
+    probe_every = integer("probe_every", probe_every, least=1)
+    seed = integer("seed", seed, least=0)
+    if replicas is not None:
+        replicas = integer("replicas", replicas, least=1, otherwise="None or ")
+    if batch is not None:
+        batch = integer("batch", batch, least=1, otherwise="None or ")
     problem.check()
     problem = problem.to(device, dtype)
     seeds = tuple(seed + r for r in range(replicas or 1))
@@ -169,6 +172,9 @@ def run(
             reached = record(snapshot, of_step=True) if probing else None
             if bool(failure.any()) and not stop(failure > 0, failure):
                 break
+            for replica, without_reference in snapshot.failures.items():
+                if bool(running.reshape(-1)[replica]):  # where the method failed too, its own status says why
+                    raise without_reference
             phi = step.phi if all_run else _keep_stopped(running, step.phi, phi)
             state = step.state
             completed = completed + running
@@ -221,8 +227,6 @@ def _sampler(
     dtype: torch.dtype,
 ) -> Callable[[int], Tasks]:
     """The task stream: iteration -> Tasks."""
-    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
-        raise ValueError(f"expected batch None or an integer >= 1, got {batch!r}")
     problem = oracle.problem
     if batch is None and problem.tasks is None:
         raise ValueError(f"expected a batch size: {type(problem).__name__} draws tasks without end, got batch=None")
@@ -254,18 +258,25 @@ def _resolve(
     if probes is None:
         probes = ("grad_norm_sq",) if finite else ()
     found: dict[str, Probe] = {}
-    for asked in [*probes, *(stop_at or ())]:
-        if isinstance(asked, Probe):
-            found[asked.name] = asked
-        elif callable(asked):
-            found[asked.__name__] = Probe(asked.__name__, asked, of_step=True)
-        elif asked in PROBES:
-            found.setdefault(asked, PROBES[asked])
-        elif asked not in found:
-            near = difflib.get_close_matches(asked, PROBES, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"expected a probe out of {', '.join(PROBES)}, got {asked!r}{hint}")
+    for asked in probes:
+        probe = asked if isinstance(asked, Probe) else _probe(asked)
+        if found.get(probe.name, probe) != probe:
+            raise ValueError(f"expected probes of different names, got two named {probe.name!r}")
+        found[probe.name] = probe
+    for name in stop_at or ():
+        if name not in found:
+            found[name] = _probe(name)
     return list(found.values())
+
+
+def _probe(asked: str | Callable[[Snapshot], Tensor]) -> Probe:
+    if not isinstance(asked, str):
+        return Probe(asked.__name__, asked, of_step=True)
+    if asked in PROBES:
+        return PROBES[asked]
+    near = difflib.get_close_matches(asked, PROBES, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"expected a probe out of {', '.join(PROBES)}, got {asked!r}{hint}")
 
 
 def _start(
@@ -292,7 +303,7 @@ def _start(
             if tensor.shape not in (like.shape, (*lead, *like.shape)):
                 raise ValueError(f"expected phi0[{name!r}] of shape {tuple(like.shape)}, got {tuple(tensor.shape)}")
         # A copy of its own: no method may write into what the caller holds.
-        start[name] = tensor.detach().to(device, dtype).expand(*lead, *like.shape).clone()
+        start[name] = tensor.detach().to(device, dtype).expand((*lead, *like.shape)).clone()
         if not bool(torch.isfinite(start[name]).all()):
             raise ValueError(f"expected finite values in phi0[{name!r}], got some that are not")
     return start
@@ -303,7 +314,7 @@ def _start(
 
 def _non_finite(phi: Parameters, lead: tuple[int, ...]) -> Tensor:
     """NON_FINITE for each replica whose phi holds a value that is not finite, else 0."""
-    total = torch.stack([tensor.flatten(len(lead)).sum(-1) for tensor in phi.values()]).sum(0)
+    total = torch.stack([tensor.reshape(*lead, -1).sum(-1) for tensor in phi.values()]).sum(0)
     return torch.where(torch.isfinite(total), 0, Status.NON_FINITE).int()
 
 

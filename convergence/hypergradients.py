@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from convergence.arguments import integer, positive
 from convergence.linear_solvers import ConjugateGradient
 from convergence.oracle import Features, Oracle
 from problems import Parameters, Tasks
@@ -52,6 +53,10 @@ class Unrolled:
 
     steps: int
     step_size: float
+
+    def __post_init__(self) -> None:
+        integer("steps", self.steps, least=0)
+        positive("step_size", self.step_size)
 
     def estimate(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks) -> Estimate:
         """d of the K-step objective from the start theta, which is taken as it is: its dependence on phi counts."""

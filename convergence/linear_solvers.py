@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from convergence.arguments import integer
 from convergence.status import Status
 
 
@@ -41,8 +42,7 @@ class ConjugateGradient:
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise ValueError(f"expected CG steps >= 0, got {self.steps}")
+        integer("CG steps", self.steps, least=0)
         if self.tolerance is not None and not self.tolerance >= 0:
             raise ValueError(f"expected a CG tolerance >= 0, got {self.tolerance}")
 
@@ -63,8 +63,9 @@ class ConjugateGradient:
             rr, active = _advance(hessian, v, r, p, rr, active, threshold)
 
         # A row that neither converged nor is still active met p'Hp <= 0 or a value that is not finite.
-        stuck = ~(rr <= threshold) & ~active
-        failure = torch.where(torch.isfinite(rr), Status.BREAKDOWN, Status.NON_FINITE) * stuck
+        finite = torch.isfinite(rr)
+        stuck = ~((rr <= threshold) & finite) & ~active
+        failure = torch.where(finite, Status.BREAKDOWN, Status.NON_FINITE) * stuck
         return LinearSolution(v, rr.squeeze(-1).sqrt(), failure.squeeze(-1))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convergence.arguments import integer, positive
 from convergence.oracle import Features, Oracle
 from problems import Tasks
 
@@ -20,6 +21,10 @@ class GradientDescent:
 
     steps: int
     step_size: float
+
+    def __post_init__(self) -> None:
+        integer("steps", self.steps, least=0)
+        positive("step_size", self.step_size)
 
     def solve(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks) -> Tensor:
         """theta_K from theta, (..., B, q)."""

@@ -33,13 +33,20 @@ class PeakBytes(TorchDispatchMode):
         self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        known = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
+        given = [tensor.untyped_storage() for tensor in _tensors((args, kwargs))]
         out = func(*args, **(kwargs or {}))
-        for tensor in _tensors(out):
-            storage = tensor.untyped_storage()
-            if storage._cdata not in known and storage._cdata not in self._sizes:
+        known = {storage._cdata for storage in given}
+        for storage in (*given, *(tensor.untyped_storage() for tensor in _tensors(out))):
+            if storage._cdata in self._sizes:
+                self._resize(storage)  # an operation may grow what it is given, as resize_ and out= do
+            elif storage._cdata not in known:
                 self._follow(storage)
         return out
+
+    def _resize(self, storage: torch.UntypedStorage) -> None:
+        self.live += storage.nbytes() - self._sizes[storage._cdata]
+        self._sizes[storage._cdata] = storage.nbytes()
+        self.peak = max(self.peak, self.live)
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata

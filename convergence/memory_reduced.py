@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from convergence.arguments import integer, positive
 from convergence.hypergradients import Implicit
 from convergence.linear_solvers import ConjugateGradient
 from convergence.lower_solvers import GradientDescent
@@ -58,15 +58,12 @@ class MemoryReduced:
     warm_start: bool | Literal["theta"] = True
 
     def __post_init__(self) -> None:
-        for name in ("lower_steps", "cg_steps"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"expected {name} an integer >= 0, got {value!r}")
-        for name in ("lower_step_size", "upper_step_size"):
-            value = getattr(self, name)
-            if not (value is None and name == "lower_step_size") and not 0 < value < math.inf:
-                raise ValueError(f"expected {name} a finite number > 0, got {value!r}")
-        if self.warm_start not in (True, False, "theta"):
+        integer("lower_steps", self.lower_steps, least=0)
+        integer("cg_steps", self.cg_steps, least=0)
+        positive("upper_step_size", self.upper_step_size)
+        if self.lower_step_size is not None:
+            positive("lower_step_size", self.lower_step_size)
+        if not (isinstance(self.warm_start, bool) or self.warm_start == "theta"):  # 1 == True is not meant
             raise ValueError(f'expected warm_start True, False or "theta", got {self.warm_start!r}')
 
     # ---- one upper iteration

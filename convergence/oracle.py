@@ -30,7 +30,7 @@ class Oracle:
     upper_gradient (of f, in theta and phi together).
 
     Where there are replicas and the problem is written without them, `lower`, `upper`, `embed`, `theta0` are
-    mapped over the replica axis by torch.vmap.
+    mapped over the replica axis by torch.vmap; so are closed forms.
     """
 
     def __init__(self, problem: Problem, *, replicas: int | None = None):
@@ -51,7 +51,7 @@ class Oracle:
 
     def theta0(self, phi: Parameters, tasks: Tasks) -> Tensor:
         """Where a cold lower level starts, (..., B, q). Not counted."""
-        theta = self._over_replicas(lambda p, _, t: self.problem.theta0(p, t), phi, None, tasks).detach()
+        theta = self._over_replicas(self.problem.theta0, phi, tasks).detach()
         lead = () if self.replicas is None else (self.replicas,)
         if theta.shape[-2:-1] != (len(tasks),):
             raise ValueError(f"expected theta0 of shape ({len(tasks)}, q), one row a task, got {tuple(theta.shape)}")
@@ -65,11 +65,11 @@ class Oracle:
         """
         if self.problem.has("surrogate_gradient") and not keep_graph:
             with torch.no_grad():
-                value = self.problem.embed(phi, tasks)
+                value = self._over_replicas(self.problem.embed, phi, tasks)
             return Features(phi, value, value)
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in phi.items()}
         with torch.enable_grad():
-            graph = self._over_replicas(lambda p, _, t: self.problem.embed(p, t), leaves, None, tasks)
+            graph = self._over_replicas(self.problem.embed, leaves, tasks)
         return Features(leaves, graph, _detach(graph))
 
     def lower_gradient(self, z: Features, theta: Tensor, tasks: Tasks, *, keep_graph: bool = False) -> Tensor:
@@ -80,7 +80,7 @@ class Oracle:
         self.calls["lower_gradient"] += len(tasks)
         if not keep_graph and self.problem.has("lower_gradient"):
             with torch.no_grad():
-                return self.problem.lower_gradient(z.value, theta, tasks)
+                return self._over_replicas(self.problem.lower_gradient, z.value, theta, tasks)
         point = theta if keep_graph and theta.requires_grad else theta.detach().requires_grad_()
         with torch.enable_grad():
             values = self._values(self.problem.lower, z.graph if keep_graph else z.value, point, tasks)
@@ -93,7 +93,7 @@ class Oracle:
         its memory does not depend on how many products follow.
         """
         if self.problem.has("lower_hvp"):
-            product = lambda v: self.problem.lower_hvp(z.value, theta, v, tasks)  # noqa: E731
+            product = lambda v: self._over_replicas(self.problem.lower_hvp, z.value, theta, v, tasks)  # noqa: E731
         else:
             point = theta.detach().requires_grad_()
             with torch.enable_grad():
@@ -118,7 +118,7 @@ class Oracle:
         self.calls["upper_gradient"] += len(tasks)
         if self.problem.has("upper_gradient"):
             with torch.no_grad():
-                return self.problem.upper_gradient(z.value, theta, tasks)
+                return self._over_replicas(self.problem.upper_gradient, z.value, theta, tasks)
         point = theta.detach().requires_grad_()
         with torch.enable_grad():
             values = self._values(self.problem.upper, z.value, point, tasks)
@@ -136,7 +136,7 @@ class Oracle:
         self.calls["cross_product"] += len(tasks)
         if self.problem.has("surrogate_gradient"):
             with torch.no_grad():
-                return self.problem.surrogate_gradient(z.phi, z.value, theta, v, tasks)
+                return self._over_replicas(self.problem.surrogate_gradient, z.phi, z.value, theta, v, tasks)
         point = theta.detach().requires_grad_()
         with torch.enable_grad():
             lower = self._values(self.problem.lower, z.graph, point, tasks)
@@ -191,15 +191,14 @@ class Oracle:
             )
         return values
 
-    def _over_replicas(self, function: Callable[..., Any], features: Any, theta: Tensor | None, tasks: Tasks) -> Any:
+    def _over_replicas(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """function(*arguments), the last of them the tasks; mapped over the replicas where it knows none."""
         if not self._map:
-            return function(features, theta, tasks)
+            return function(*arguments)
+        *tensors, tasks = arguments
         own = 0 if tasks.index.dim() == 2 else None  # do the replicas see different tasks?
-        mapped = torch.vmap(
-            lambda f, th, index, tensors: function(f, th, Tasks(index, **tensors)),
-            in_dims=(0, None if theta is None else 0, own, own),
-        )
-        return mapped(features, theta, tasks.index, tasks.tensors)
+        mapped = torch.vmap(lambda each, index, data: function(*each, Tasks(index, **data)), in_dims=(0, own, own))
+        return mapped(tensors, tasks.index, tasks.tensors)
 
 
 def _detach(tree: Any) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from convergence.memory_reduced import Step
-from convergence.reference import Reference, reference
+from convergence.reference import Reference, ReferenceFailed, reference
 from problems import Parameters, Problem, Tasks
 
 
@@ -27,6 +28,7 @@ class Snapshot:
     phi: Parameters
     step: Step | None = None
     near: Tensor | None = None  # theta* at the snapshot before: where Newton starts
+    failures: dict[int, ReferenceFailed] = field(default_factory=dict)  # replica -> why it has no reference
     _reference: Reference | None = None
 
     def reference(self) -> Reference:
@@ -37,22 +39,35 @@ class Snapshot:
                     f"expected a finite pool of tasks for the true gradient, got {type(self.problem).__name__}, "
                     "which draws tasks without end: run it with probes=()"
                 )
-            if self.replicas is None:
-                self._reference = reference(self.problem, self.phi, self.pool, start=self.near)
-            else:
-                starts = [None] * self.replicas if self.near is None else list(self.near)
+            runs, starts = [self.phi], [self.near]
+            if self.replicas is not None:
                 runs = [{name: tensor[r] for name, tensor in self.phi.items()} for r in range(self.replicas)]
-                found = [
-                    reference(self.problem, phi, self.pool, start=start)
-                    for phi, start in zip(runs, starts, strict=True)
-                ]
-                self._reference = Reference(
-                    {name: torch.stack([each.hypergradient[name] for each in found]) for name in self.phi},
-                    torch.stack([each.theta for each in found]),
-                    torch.stack([each.v for each in found]),
-                    torch.stack([each.value for each in found]),
-                )
+                starts = [None] * self.replicas if self.near is None else list(self.near)
+            found = [self._each(r, phi, start) for r, (phi, start) in enumerate(zip(runs, starts, strict=True))]
+            self._reference = found[0] if self.replicas is None else _stack(found)
         return self._reference
+
+    def _each(self, replica: int, phi: Parameters, start: Tensor | None) -> Reference:
+        """The reference of one replica; not a number where there is none, with the reason in `failures`."""
+        assert self.pool is not None
+        try:
+            return reference(self.problem, phi, self.pool, start=start)
+        except ReferenceFailed as failure:
+            self.failures[replica] = failure
+            theta = self.problem.theta0(phi, self.pool)
+            nan = torch.full_like(theta, torch.nan)
+            return Reference({name: torch.full_like(x, torch.nan) for name, x in phi.items()}, theta, nan, nan[0, 0])
+
+    def over_replicas(self, closed_form: Callable[[Parameters], Any]) -> Any:
+        """closed_form(phi), mapped over the replicas where the problem is written without them."""
+        mapped = self.replicas is not None and not self.problem.broadcasts_replicas
+        return (torch.vmap(closed_form) if mapped else closed_form)(self.phi)
+
+    def true_gradient(self) -> Parameters:
+        """grad Phi(phi_t): the problem's exact hypergradient, or the Newton reference."""
+        if self.problem.has("hypergradient"):
+            return self.over_replicas(self.problem.hypergradient)
+        return self.reference().hypergradient
 
     @property
     def known_theta(self) -> Tensor | None:
@@ -70,15 +85,15 @@ class Probe:
 
 
 def grad_norm_sq(snapshot: Snapshot) -> Tensor:
-    """|grad Phi(phi_t)|^2, from the problem's exact hypergradient or the Newton reference."""
-    if snapshot.problem.has("hypergradient"):
-        return _norm_sq(snapshot.problem.hypergradient(snapshot.phi), snapshot.replicas)
-    return _norm_sq(snapshot.reference().hypergradient, snapshot.replicas)
+    """|grad Phi(phi_t)|^2."""
+    return _norm_sq(snapshot.true_gradient(), snapshot.replicas)
 
 
 def value(snapshot: Snapshot) -> Tensor:
     """Phi(phi_t)."""
-    return snapshot.problem.value(snapshot.phi) if snapshot.problem.has("value") else snapshot.reference().value
+    if snapshot.problem.has("value"):
+        return snapshot.over_replicas(snapshot.problem.value)
+    return snapshot.reference().value
 
 
 def gap(snapshot: Snapshot) -> Tensor:
@@ -101,10 +116,7 @@ def direction_norm_sq(snapshot: Snapshot) -> Tensor:
 def direction_error_sq(snapshot: Snapshot) -> Tensor:
     """|d_t - grad Phi(phi_t)|^2."""
     assert snapshot.step is not None
-    if snapshot.problem.has("hypergradient"):
-        true = snapshot.problem.hypergradient(snapshot.phi)
-    else:
-        true = snapshot.reference().hypergradient
+    true = snapshot.true_gradient()
     return _norm_sq({name: d - true[name] for name, d in snapshot.step.direction.items()}, snapshot.replicas)
 
 
@@ -122,5 +134,14 @@ PROBES = {
 
 
 def _norm_sq(parameters: Parameters, replicas: int | None) -> Tensor:
-    squares = [tensor.square().flatten(0 if replicas is None else 1).sum(-1) for tensor in parameters.values()]
-    return torch.stack(squares).sum(0)
+    lead = () if replicas is None else (replicas,)
+    return torch.stack([tensor.square().reshape(*lead, -1).sum(-1) for tensor in parameters.values()]).sum(0)
+
+
+def _stack(found: list[Reference]) -> Reference:
+    return Reference(
+        {name: torch.stack([each.hypergradient[name] for each in found]) for name in found[0].hypergradient},
+        torch.stack([each.theta for each in found]),
+        torch.stack([each.v for each in found]),
+        torch.stack([each.value for each in found]),
+    )

@@ -20,6 +20,14 @@ _MAX_HALVINGS = 40
 _RESIDUAL = 1e-13  # of |grad g|, relative to 1 + |H| |theta|: docs/theory.md S7d
 
 
+_DISTANCE = 1e-8  # of the last step, relative to 1 + |theta|: a small residual alone would do at a flat minimum
+_SINGULAR = 1e-12  # an eigenvalue of the Hessian at theta*, relative to the largest norm met, that counts as zero
+
+
+class ReferenceFailed(RuntimeError):
+    """The lower level could not be solved to rounding error: there is no true hypergradient to compare with."""
+
+
 class Reference(NamedTuple):
     """grad Phi (shapes of phi), theta* and v* (..., M, q), Phi (...)."""
 
@@ -32,8 +40,8 @@ class Reference(NamedTuple):
 def reference(problem: Problem, phi: Parameters, tasks: Tasks, *, start: Tensor | None = None) -> Reference:
     """theta*, v*, Phi and grad Phi at one phi (no replica axes), mean over `tasks`.
 
-    `start` (B, q): where Newton begins, for example theta* at a phi nearby. Raises RuntimeError where Newton does
-    not reach a residual of 1e-13 (the lower level is not strongly convex, or float32 is asked too much).
+    `start` (B, q): where Newton begins, for example theta* at a phi nearby. Raises ReferenceFailed where a Hessian on
+    the way is not positive definite, or Newton does not reach a residual of 1e-13 (float32 is asked too much).
     """
     each = (tasks.index, tasks.tensors)
     per_task = (None, 0, 0, 0)
@@ -51,27 +59,44 @@ def reference(problem: Problem, phi: Parameters, tasks: Tasks, *, start: Tensor 
     hessians = vmap(jacrev(grad(g, argnums=1), argnums=1), per_task)
 
     theta = problem.theta0(phi, tasks).detach().clone() if start is None else start
+    stiffest = torch.zeros(())
     for _ in range(_MAX_NEWTON_STEPS):
         slope, H = gradients(phi, theta, *each), hessians(phi, theta, *each)
-        residual = slope.norm(dim=-1)
+        factor = _factor(problem, H)
+        stiffest = torch.maximum(stiffest, torch.linalg.matrix_norm(H).max())
         limit = _RESIDUAL * (1 + torch.linalg.matrix_norm(H) * theta.norm(dim=-1))
-        direction = -torch.linalg.solve(H, slope)
-        if bool((residual <= limit).all()):
+        direction = -torch.cholesky_solve(slope.unsqueeze(-1), factor).squeeze(-1)
+        near = direction.norm(dim=-1) <= _DISTANCE * (1 + theta.norm(dim=-1))
+        if bool((near & (slope.norm(dim=-1) <= limit)).all()):
             break
         theta = _damped(theta, direction, slope, lambda x: values(phi, x, *each), lambda x: gradients(phi, x, *each))
     else:
-        raise RuntimeError(
+        raise ReferenceFailed(
             f"expected damped Newton to reach a residual of {_RESIDUAL:.0e} on every task of "
-            f"{type(problem).__name__}, got {float((residual / limit).max()) * _RESIDUAL:.1e} "
+            f"{type(problem).__name__}, got {float((slope.norm(dim=-1) / limit).max()) * _RESIDUAL:.1e} "
             f"after {_MAX_NEWTON_STEPS} steps: is the lower level strongly convex, and the dtype float64?"
         )
     theta = theta + direction  # one more full step: from the limit to rounding error
-    v = torch.linalg.solve(hessians(phi, theta, *each), vmap(grad(f, argnums=1), per_task)(phi, theta, *each))
+    H = hessians(phi, theta, *each)
+    _factor(problem, H, least=_SINGULAR * stiffest)
+    v = torch.linalg.solve(H, vmap(grad(f, argnums=1), per_task)(phi, theta, *each))
 
     def surrogate(phi: Parameters) -> Tensor:
         return (vmap(f, per_task)(phi, theta, *each) - (gradients(phi, theta, *each) * v).sum(-1)).mean()
 
     return Reference(grad(surrogate)(phi), theta, v, vmap(f, per_task)(phi, theta, *each).mean())
+
+
+def _factor(problem: Problem, H: Tensor, least: Tensor | None = None) -> Tensor:
+    """The Cholesky factors of H (..., B, q, q). Raises ReferenceFailed on an eigenvalue <= least (None: 0)."""
+    shifted = H if least is None else H - least * torch.eye(H.shape[-1], dtype=H.dtype, device=H.device)
+    factor, info = torch.linalg.cholesky_ex(shifted)
+    if bool((info != 0).any()) or not bool(torch.isfinite(factor).all()):
+        raise ReferenceFailed(
+            f"expected the lower level of {type(problem).__name__} to be strongly convex, "
+            "got a Hessian on the way to theta* that is not positive definite"
+        )
+    return factor
 
 
 def _damped(theta: Tensor, direction: Tensor, slope: Tensor, value: Any, gradient: Any) -> Tensor:

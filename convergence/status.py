@@ -52,3 +52,6 @@ class RunFailed(RuntimeError):
         super().__init__(f"{status.name} after {result.iterations} upper iterations: {status.advice}")
         self.status = status
         self.result = result
+
+    def __reduce__(self) -> tuple[type[RunFailed], tuple[Status, Result]]:
+        return RunFailed, (self.status, self.result)

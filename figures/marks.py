@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -162,6 +163,6 @@ def legend(axes: Axes, *keys: Line2D, columns: int = 2) -> None:
     axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, **_LEGEND)
 
 
-def shared_legend(figure: Figure, *keys: Line2D, columns: int = 4) -> None:
+def shared_legend(figure: Figure, *keys: Artist, columns: int = 4) -> None:
     """These keys above all panels."""
     figure.legend(handles=list(keys), loc="outside upper center", ncols=columns, **_LEGEND)

@@ -34,13 +34,14 @@ BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 SKY, PURPLE = "#56B4E9", "#CC79A7"
 
 
-def darker(colour: str) -> tuple[float, ...]:
+def darker(colour: str) -> tuple[float, float, float]:
     """The shade in which the prediction of a series is drawn.
 
     >>> darker("#FF0000")
     (0.6, 0.0, 0.0)
     """
-    return tuple(0.6 * channel for channel in to_rgb(colour))
+    red, green, blue = to_rgb(colour)
+    return 0.6 * red, 0.6 * green, 0.6 * blue
 
 
 class Series(NamedTuple):
@@ -72,7 +73,7 @@ CYCLE = ((SKY, "o"), (BLUE, "s"), (GREEN, "^"), (ORANGE, "D"), (VERMILION, "v"),
 _CONDITION = {1: (BLACK, "o"), 4: (SKY, "v"), 10: (BLUE, "s"), 30: (PURPLE, "D"), 100: (VERMILION, "^")}
 _CONDITION |= {1000: (GREEN, "P"), 10000: (ORANGE, "X")}
 
-PARAMETERS: dict[str, Any] = {
+PARAMETERS: dict[Any, Any] = {
     "figure.dpi": 100,
     "font.family": "STIXGeneral",  # Times-like, and shipped with matplotlib: the same glyphs on every machine
     "mathtext.fontset": "stix",

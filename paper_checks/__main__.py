@@ -13,6 +13,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from convergence import command_line, resolve_device
+from convergence.arguments import integer
 from convergence.command_line import named
 from paper_checks import CLAIMS, Outcome, Setting, Verdict
 from paper_checks.claim import worst
@@ -69,8 +70,8 @@ def run(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Claims; all by default.")] = None,
     scale: Annotated[Scale, typer.Option(help="smoke: minutes; paper: more seeds, longer horizons.")] = Scale.smoke,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-    seed: Annotated[int, typer.Option(min=0, help="Of every instance and task stream.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="Of torch on a CPU; small tensors gain nothing from more.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of every instance and task stream.")] = 0,
+    threads: Annotated[int, typer.Option(help="Of torch on a CPU; small tensors gain nothing from more.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for verdicts.json, report.html, figures, evidence.")] = Path(
         "verdicts"
     ),
@@ -81,7 +82,8 @@ def run(
     """
     claims = [named(CLAIMS, name, "claim") for name in dict.fromkeys(names or CLAIMS)]
     resolve_device(device)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(integer("--threads", threads, least=1))
+    integer("--seed", seed, least=0)
     setting = Setting(scale=scale.value, seed=seed, device=device)
     output = Output(out)
     console = Console()

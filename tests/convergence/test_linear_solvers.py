@@ -291,7 +291,7 @@ def test_neither_the_start_nor_the_right_hand_side_is_written_to():
 
 
 def test_wrong_arguments_are_refused():
-    with pytest.raises(ValueError, match="expected CG steps >= 0, got -1"):
+    with pytest.raises(ValueError, match="expected CG steps an integer >= 0, got -1"):
         ConjugateGradient(-1)
     for tolerance in (-1e-3, math.nan):
         with pytest.raises(ValueError, match=f"expected a CG tolerance >= 0, got {tolerance}"):

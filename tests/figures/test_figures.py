@@ -9,6 +9,7 @@ from matplotlib._pylab_helpers import Gcf
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from figures import FIGURES, deterministic_exact, sublinear_rate
 from figures.style import BLACK, FULL_WIDTH, darker
@@ -106,8 +107,18 @@ def test_a_legend_names_more_than_one_series(claim):
             assert shared or axes.get_legend()
     for legend in [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]:
         labels = [text.get_text() for text in legend.get_texts()]
+        assert labels
         assert all(labels)
         assert len(set(labels)) == len(labels)
+
+
+@every_claim
+def test_a_legend_says_what_the_dashed_lines_are(claim):
+    figure = laid_out(claim, 12)
+    shared = [handle for legend in figure.legends for handle in legend.legend_handles]
+    for axes in figure.axes:
+        own = axes.get_legend().legend_handles if axes.get_legend() else []
+        assert any(map(is_dashed, (handle for handle in [*shared, *own] if isinstance(handle, Line2D))))
 
 
 @every_size
@@ -167,6 +178,7 @@ def test_both_samplings_lie_on_one_line_over_the_variance_factor():
     assert sum(map(is_dashed, batch.lines)) == 2
     (law,) = (line.get_xydata() for line in collapse.lines if is_dashed(line))
     assert np.ptp(law[:, 1] / law[:, 0]) < 1e-12
+    assert np.all(np.diff(law[:, 0]) >= 0)
 
 
 @every_size
