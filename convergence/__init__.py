@@ -1,15 +1,17 @@
 """The memory-reduced algorithm, its parts, and the tools that measure it."""
 
-from convergence.driver import Method, Result, resolve_device, run
+from convergence.driver import resolve_device, run
 from convergence.hypergradients import Estimate, Implicit, Unrolled
 from convergence.linear_solvers import ConjugateGradient, LinearSolution
 from convergence.lower_solvers import GradientDescent
 from convergence.memory import PeakBytes, peak_bytes
-from convergence.memory_reduced import MemoryReduced, State, Step
+from convergence.memory_reduced import MemoryReduced, State
+from convergence.method import Method, Step
 from convergence.oracle import Oracle
 from convergence.probes import PROBES, Probe, Snapshot
 from convergence.reference import ReferenceFailed, reference
-from convergence.status import RunFailed, Status
+from convergence.result import Result, RunFailed
+from convergence.status import Status
 
 __all__ = [
     "PROBES",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from convergence.driver import Method
 from convergence.memory_reduced import MemoryReduced
+from convergence.method import Method
 
 # name -> constructor, called with lower_steps, lower_step_size, cg_steps, upper_step_size, warm_start
 METHODS: dict[str, Callable[..., Method]] = {"memory_reduced": MemoryReduced}

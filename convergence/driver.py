@@ -6,8 +6,6 @@ import difflib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import torch
 from rich.progress import (
@@ -21,51 +19,13 @@ from rich.progress import (
 from torch import Tensor
 
 from convergence.arguments import integer
-from convergence.memory_reduced import State, Step
-from convergence.oracle import Calls, Oracle
+from convergence.method import Method
+from convergence.oracle import Oracle
 from convergence.probes import PROBES, Probe, Snapshot
-from convergence.status import RunFailed, Status
+from convergence.result import Result, RunFailed
+from convergence.status import Status
 from convergence.streams import TaskStream, generator
 from problems import Parameters, Problem, Tasks
-
-
-class Method(Protocol):
-    """What `run` asks of a method: a frozen set of hyperparameters whose `step` returns the new state."""
-
-    def start(self, oracle: Oracle, phi: Parameters) -> Any:
-        """The state before the first iteration."""
-
-    def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: Any) -> Step:
-        """One upper iteration."""
-
-    def declared_calls(self, batch: int) -> Calls:
-        """Oracle calls of one upper iteration on a batch of tasks, in one replica."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run ended with.
-
-    phi          the last iterate, named tensors, (R, ...) with replicas
-    trace        probe -> values at t = 0, probe_every, ..., float64 on the CPU, (T,) or (T, R); NaN in a replica
-                 after it stopped
-    calls        oracle calls of one replica (the one that ran longest)
-    status       how the run ended; with replicas the worst of `statuses`
-    iterations   upper iterations completed (of the replica that ran longest)
-    statuses, iterations_of   one entry a replica; one entry where there are no replicas
-    """
-
-    phi: Parameters
-    trace: dict[str, Tensor]
-    calls: Calls
-    status: Status
-    iterations: int
-    statuses: tuple[Status, ...]
-    iterations_of: tuple[int, ...]
-    state: State
-    seeds: tuple[int, ...]
-    seconds: float
-    probed_at: Tensor = field(repr=False)
 
 
 def run(
@@ -271,7 +231,10 @@ def _resolve(
 
 def _probe(asked: str | Callable[[Snapshot], Tensor]) -> Probe:
     if not isinstance(asked, str):
-        return Probe(asked.__name__, asked, of_step=True)
+        name = getattr(asked, "__name__", None)
+        if not callable(asked) or name is None:
+            raise TypeError(f"expected a probe's name, a named function or a Probe(name, measure), got {asked!r}")
+        return Probe(name, asked, of_step=True)
     if asked in PROBES:
         return PROBES[asked]
     near = difflib.get_close_matches(asked, PROBES, n=1)

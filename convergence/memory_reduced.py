@@ -12,6 +12,7 @@ from convergence.arguments import integer, positive
 from convergence.hypergradients import Implicit
 from convergence.linear_solvers import ConjugateGradient
 from convergence.lower_solvers import GradientDescent
+from convergence.method import Step
 from convergence.oracle import Calls, Oracle
 from problems import Parameters, Tasks, map_parameters
 
@@ -21,17 +22,6 @@ class State(NamedTuple):
 
     theta: Tensor | None
     v: Tensor | None
-
-
-class Step(NamedTuple):
-    """One upper iteration: the new phi and state, and what was computed on the way at the old phi."""
-
-    phi: Parameters
-    state: State
-    direction: Parameters
-    theta: Tensor
-    v: Tensor
-    failure: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

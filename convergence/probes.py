@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convergence.memory_reduced import Step
+from convergence.method import Step
 from convergence.reference import Reference, ReferenceFailed, reference
 from problems import Parameters, Problem, Tasks
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from convergence.driver import Result
 
 
 class Status(IntEnum):
@@ -43,15 +39,3 @@ _ADVICE = {
         "levels, not only with L_Phi), or a lower step size below 2 / L."
     ),
 }
-
-
-class RunFailed(RuntimeError):
-    """A run ended with BREAKDOWN or NON_FINITE; `result` holds what it had reached, `status` why."""
-
-    def __init__(self, status: Status, result: Result):
-        super().__init__(f"{status.name} after {result.iterations} upper iterations: {status.advice}")
-        self.status = status
-        self.result = result
-
-    def __reduce__(self) -> tuple[type[RunFailed], tuple[Status, Result]]:
-        return RunFailed, (self.status, self.result)

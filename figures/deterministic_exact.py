@@ -69,7 +69,8 @@ def _decrease(axes: Axes, evidence: Evidence, cells: list[Series]) -> None:
         promised = evidence["beta"][k] / 2 * squares[: last - 1]
         # A growth of V has no logarithm: it is drawn at SHOWN, below the line that it misses
         trace(axes, np.arange(1, last), np.maximum(-np.diff(V[:last]) / promised, SHOWN), series)
-    level(axes, 1.0)
+    longest = max(len(evidence[f"V_{k}"]) for k in range(len(cells)))
+    predicted(axes, [1, longest], [1, 1])
     quantity = r"$V_t - V_{t+1}$ over $\beta \|\nabla\Phi(\phi_t)\|^2 / 2$"
     describe(axes, x="$t + 1$ (upper iterations)", y=quantity, logarithmic="xy")
     legend(axes, dashed("guaranteed decrease"))

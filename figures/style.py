@@ -22,7 +22,7 @@ from convergence.files import write_atomically
 Array = npt.NDArray[Any]
 Evidence = Mapping[str, Array]
 
-COLUMN_WIDTH = 3.4  # inches; no panel is wider, so that its text need not shrink
+COLUMN_WIDTH = 3.4  # inches; of two panels side by side, each has about this width, so that no text need shrink
 FULL_WIDTH = 2 * COLUMN_WIDTH + 0.2  # both columns and the gap between them
 EXACT = 1e-20  # a squared gradient norm that counts as zero, as in the claims
 LABEL_SIZE = 9.0  # points at printed size

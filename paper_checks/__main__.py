@@ -78,7 +78,7 @@ def run(
 ) -> None:
     """Run claims, judge them and their controls, write the report.
 
-    Examples: python -m paper_checks | python -m paper_checks cg_rate memory --out /tmp/two
+    Examples: python -m paper_checks | python -m paper_checks cg_rate memory --out two
     """
     claims = [named(CLAIMS, name, "claim") for name in dict.fromkeys(names or CLAIMS)]
     resolve_device(device)
@@ -96,23 +96,30 @@ def run(
         colour = COLOURS[verdict.outcome]
         console.print(f"[{colour}]{verdict.outcome:<13}[/] {claim.name} ({verdict.seconds:.1f} s)", highlight=False)
     output.finish(setting)
-    console.print(_table(verdicts))
+    console.print(_table(verdicts, wide=console.width >= 110))
     console.print(f"{output.folder / 'report.html'}", soft_wrap=True)
     raise typer.Exit(EXIT_CODES[worst(verdict.outcome for verdict in verdicts)])
 
 
-def _table(verdicts: list[Verdict]) -> Table:
+def _table(verdicts: list[Verdict], *, wide: bool) -> Table:
+    """One line a claim on a terminal of 80 columns; a wide one also says what decided it."""
     table = Table(title="Verdicts", title_justify="left")
-    for heading in ("claim", "outcome", "what decided it", "measured", "", "predicted", "control"):
-        table.add_column(heading, overflow="fold", justify="right" if heading in ("measured", "") else "left")
+    table.add_column("claim", no_wrap=True)
+    table.add_column("outcome", no_wrap=True)
+    if wide:
+        table.add_column("what decided it", overflow="fold")
+    table.add_column("measured", justify="right", no_wrap=True)
+    table.add_column("predicted", no_wrap=True)
+    table.add_column("control", no_wrap=True)
     for verdict in verdicts:
         headline = verdict.headline
-        row = ("", "", "", "")
+        decided = [headline.quantity] if wide and headline else [""] * wide
+        numbers = ["", ""]
         if headline:
-            row = (headline.quantity, number(headline.measured), headline.relation, number(headline.predicted))
+            numbers = [number(headline.measured), f"{headline.relation.split()[0]} {number(headline.predicted)}"]
         colour, control = COLOURS[verdict.outcome], verdict.control_outcome
         caught = "green" if control is Outcome.VIOLATED else "bold red"
-        table.add_row(verdict.claim, f"[{colour}]{verdict.outcome}[/]", *row, f"[{caught}]{control}[/]")
+        table.add_row(verdict.claim, f"[{colour}]{verdict.outcome}[/]", *decided, *numbers, f"[{caught}]{control}[/]")
     return table
 
 

@@ -9,12 +9,14 @@ import json
 import math
 import os
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
+from markupsafe import Markup, escape
 
 from convergence.files import write_atomically
 from figures import FIGURES
@@ -73,7 +75,7 @@ def page(entries: list[dict[str, Any]], setting: Setting) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "image": _data_uri}
+    environment.filters |= {"number": number, "mathematics": mathematics, "image": _data_uri}
     outcomes = [entry["verdict"].outcome for entry in entries]
     return environment.get_template("report.html.j2").render(
         entries=entries,
@@ -107,6 +109,32 @@ def number(value: float) -> str:
     if value == int(value) and abs(value) < 1e9:
         return str(int(value))
     return f"{value:.5g}"
+
+
+# Plain text of docstrings -> symbols; whole words only, in this order.
+SYMBOLS = {
+    "grad": "∇", "sqrt": "√", "sum": "∑", "alpha": "α", "beta": "β", "gamma": "γ", "Delta": "Δ", "eps": "ε",
+    "zeta": "ζ", "theta": "θ", "kappa": "κ", "Lambda": "Λ", "mu": "μ", "sigma": "σ", "tau": "τ", "phi": "φ",
+    "Phi": "Φ", "varrho": "ϱ", "chi": "χ",
+}  # fmt: skip
+
+
+def mathematics(text: str) -> Markup:
+    """Text with its formulas in symbols, subscripts and superscripts, as HTML.
+
+    >>> str(mathematics("|grad Phi(phi_t)|^2 <= 2 V_0 / (beta T)"))
+    '|∇Φ(φ<sub>t</sub>)|<sup>2</sup> ≤ 2 V<sub>0</sub> / (β T)'
+    """
+    for word, symbol in SYMBOLS.items():
+        text = re.sub(rf"(?<![A-Za-z]){word}(?![A-Za-z])", symbol, text)
+    text = text.replace("∇ ", "∇").replace("√ ", "√").replace("<=", "≤").replace(">=", "≥").replace("+-", "±")
+    index = r"(?:\{([^}]*)\}|(\w+))"
+    html = re.sub(rf"(?<![A-Za-z])([^\W\d_]|[∇∑|]|min|max|mean)_{index}", _lowered, str(escape(text)))
+    return Markup(re.sub(rf"\^{index}", lambda found: f"<sup>{found[1] or found[2]}</sup>", html))
+
+
+def _lowered(found: re.Match[str]) -> str:
+    return f"{found[1]}<sub>{found[2] or found[3]}</sub>"
 
 
 def _json(value: object) -> bytes:

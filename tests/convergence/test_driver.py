@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from convergence import MemoryReduced, Probe, RunFailed, State, Status, Step, run
+from convergence import MemoryReduced, Probe, ReferenceFailed, RunFailed, State, Status, Step, run
 from convergence.streams import TaskStream, generator
 from problems import PROBLEMS, Quadratic, Tasks
 from tests.independent import assert_near
@@ -217,6 +218,12 @@ def test_two_probes_of_one_name_are_refused(quadratic):
         run(quadratic, METHOD, iterations=1, probes=probes)
 
 
+@pytest.mark.parametrize("probe", [partial(torch.zeros, 1), 3], ids=["nameless", "number"])
+def test_a_probe_without_a_name_is_refused(quadratic, probe):
+    with pytest.raises((TypeError, ValueError), match=r"expected .*[Pp]robe"):
+        run(quadratic, METHOD, iterations=1, probes=(probe,))
+
+
 def test_probes_are_not_counted_and_do_not_change_the_run(quadratic):
     every_probe = ("grad_norm_sq", "value", "gap", "distance_sq", "direction_norm_sq", "direction_error_sq")
     bare, probed = (run(quadratic, METHOD, iterations=4, batch=2, probes=probes) for probes in ((), every_probe))
@@ -266,6 +273,20 @@ def test_a_threshold_on_an_own_probe_and_one_that_is_never_met(quadratic):
     assert (stopped.status, stopped.iterations) == (Status.CONVERGED, 0)
     going = run(quadratic, METHOD, iterations=5, stop_at={"grad_norm_sq": 0.0})
     assert (going.status, going.iterations) == (Status.MAX_ITERATIONS, 5)
+
+
+def test_a_value_equal_to_the_threshold_meets_it(quadratic):
+    third = float(run(quadratic, METHOD, iterations=3).trace["grad_norm_sq"][2])
+    stopped = run(quadratic, METHOD, iterations=9, stop_at={"grad_norm_sq": third})
+    assert (stopped.status, stopped.iterations) == (Status.CONVERGED, 2)
+
+
+def test_several_thresholds_on_phi_must_all_be_met(quadratic):
+    alone = [run(quadratic, METHOD, iterations=99, stop_at={name: 0.01}).iterations for name in ("gap", "grad_norm_sq")]
+    assert alone[0] != alone[1]
+    for names in (("gap", "grad_norm_sq"), ("grad_norm_sq", "gap")):
+        both = run(quadratic, METHOD, iterations=99, stop_at=dict.fromkeys(names, 0.01))
+        assert both.iterations == max(alone)
 
 
 def test_a_threshold_is_tested_where_it_is_measured_alone(quadratic):
@@ -338,6 +359,23 @@ def test_a_breakdown_of_one_replica_leaves_the_others_running():
         run(BREAKING, FALL, phi0=phi0, replicas=4, iterations=10, probes=())
 
 
+def test_a_breakdown_of_one_task_is_a_breakdown():
+    problem = Scalar(
+        lambda x, theta: 0.5 * torch.tensor([[1.0], [-1.0]]) * (theta - x).square(), lambda x, theta: theta
+    )
+    result = run(problem, FALL, iterations=3, probes=(), raise_on_failure=False)
+    assert (result.status, result.iterations) == (Status.BREAKDOWN, 0)
+
+
+def test_a_replica_that_has_converged_does_not_fail_afterwards():
+    # the first stops at x = -0.5 <= 0, where the next step would break down, the second goes on from 100
+    position = Probe("position", lambda snapshot: snapshot.phi["x"].squeeze(-1))
+    phi0 = {"x": torch.tensor([[2.5], [100.0]], dtype=torch.float64)}
+    result = run(BREAKING, FALL, iterations=10, probes=(position,), stop_at={"position": 0.0}, phi0=phi0, replicas=2)
+    assert result.statuses == (Status.CONVERGED, Status.MAX_ITERATIONS)
+    assert result.phi["x"].tolist() == [[-0.5], [90.0]]
+
+
 def test_an_overflow_of_one_replica_leaves_the_others_running():
     # f = x^4 / 4 with step 1 and g that pulls theta to x: |x| > sqrt 2 explodes, smaller x converges
     problem = Scalar(lambda x, theta: (theta - x).square(), lambda x, theta: x**4 / 4)
@@ -374,6 +412,16 @@ def test_a_lower_level_that_is_not_strongly_convex_ends_in_breakdown_and_not_in_
     method = MemoryReduced(lower_steps=1, lower_step_size=0.1, cg_steps=1, upper_step_size=0.1)
     result = run(problem, method, iterations=3, raise_on_failure=False)
     assert (result.status, result.iterations) == (Status.BREAKDOWN, 0)
+
+
+@pytest.mark.parametrize("replicas", [None, 2])
+def test_a_true_gradient_that_does_not_exist_is_said_so_where_the_method_goes_on(replicas):
+    # g is concave, but f does not see theta: v = 0 solves every system, and the method has nothing to break down on
+    problem = Scalar(lambda x, theta: -(theta - x).square(), lambda x, theta: x**2)
+    method = MemoryReduced(lower_steps=0, cg_steps=1, upper_step_size=0.1, lower_step_size=0.1)
+    assert run(problem, method, iterations=2, probes=(), replicas=replicas).status is Status.MAX_ITERATIONS
+    with pytest.raises(ReferenceFailed, match=r"the lower level of Scalar to be strongly convex"):
+        run(problem, method, iterations=2, replicas=replicas)
 
 
 # ---- arguments

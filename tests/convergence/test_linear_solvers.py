@@ -135,17 +135,29 @@ def test_float32_is_solved_to_its_own_rounding_unit():
 # ---- frozen rows
 
 
-@given(system=systems(), tolerance=st.floats(1e-10, 1e-2), more=st.integers(1, 5))
-def test_a_row_within_its_tolerance_is_unchanged_to_the_bit_by_further_steps(system, tolerance, more):
+@given(
+    system=systems(),
+    tolerance=st.floats(1e-10, 1e-2),
+    more=st.integers(1, 5),
+    off=st.sampled_from([None, 1e-3, 1.0, 1e3]),
+    seed=seeds,
+)
+def test_a_row_within_its_tolerance_is_unchanged_to_the_bit_by_further_steps(system, tolerance, more, off, seed):
     q = system.b.shape[-1]
+    start = None if off is None else exact(system) + off * normal(seed, *system.b.shape)
+    first = system.b if start is None else system.b - system.product(start)
+    limit = tolerance * torch.maximum(system.b.norm(dim=-1), first.norm(dim=-1))
     frozen = torch.zeros(len(system.b), dtype=torch.bool)
-    for steps in range(q + 2):
-        now = ConjugateGradient(steps, tolerance).solve(system.product, system.b)
-        later = ConjugateGradient(steps + more, tolerance).solve(system.product, system.b)
-        frozen = now.residual_norm <= tolerance * system.b.norm(dim=-1) * (1 - 1e-9)
+    for steps in range(1, q + 2):
+        now = ConjugateGradient(steps, tolerance).solve(system.product, system.b, start)
+        later = ConjugateGradient(steps + more, tolerance).solve(system.product, system.b, start)
+        frozen = now.residual_norm <= limit * (1 - 1e-9)
         assert torch.equal(now.v[frozen], later.v[frozen])
         assert torch.equal(now.residual_norm[frozen], later.residual_norm[frozen])
         assert not later.failure.any()
+        # and a row short of its tolerance does move, unless it is within rounding of it
+        moving = (now.residual_norm > limit * (1 + 1e-9)) & (now.residual_norm > 1e-12 * first.norm(dim=-1))
+        assert bool((now.v[moving] != later.v[moving]).any(-1).all())
     assert bool(frozen.all())  # after q + 1 steps at the latest, so that the claim is not an empty one
 
 
@@ -245,6 +257,16 @@ def test_a_right_hand_side_whose_square_overflows_is_solved_or_said_to_fail(dtyp
     solution = ConjugateGradient(3).solve(lambda v: 2 * v, b)
     right = bool(((2 * solution.v - b).abs() <= 1e-3 * b).all())
     assert right or solution.failure.tolist() == [Status.NON_FINITE]
+
+
+@pytest.mark.parametrize("exponent", [-100, -140, -150, -154, -158, -160, -162, -170, -300, -320])
+def test_a_right_hand_side_whose_square_underflows_is_no_breakdown(exponent):
+    _, product = diagonal([1e-3, 1.0])
+    b = torch.full((1, 2), 10.0**exponent, dtype=torch.float64)
+    solution = ConjugateGradient(3).solve(product, b)
+    assert solution.failure.tolist() == [0]
+    solved = bool(((product(solution.v) - b).abs() <= 1e-10 * b).all())
+    assert solved or (exponent < -140 and not solution.v.any())
 
 
 def test_too_few_steps_are_no_failure():

@@ -220,7 +220,7 @@ def test_the_tape_of_several_statements_counts_each_storage_once_even_if_it_is_g
 
     def program():
         for _ in range(3):
-            x.exp()  # three results at three times, maybe at one address
+            (x * 2).sin()  # saves the product, which goes with its graph: the next may lie at the same address
 
     assert saved_bytes(program) == 3 * ROW
 

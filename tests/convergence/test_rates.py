@@ -133,6 +133,12 @@ def test_without_discarding_the_start_is_seen():
     assert mean.z(2.0) > 10
 
 
+def test_the_standard_error_is_that_of_a_sample_of_seeds():
+    # means of the two seeds after the first iteration: 1 and 3; deviation sqrt 2, over sqrt 2
+    mean = stationary_mean([[9.0, 9.0], [0.0, 2.0], [2.0, 4.0]], discard=1)
+    assert mean == pytest.approx((2.0, 1.0), rel=1e-15)
+
+
 def test_z_counts_standard_errors():
     assert Mean(3.0, 0.5).z(2.0) == 2.0
     assert Mean(1.0, 0.5).z(2.0) == -2.0

@@ -6,9 +6,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 from matplotlib._pylab_helpers import Gcf
-from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 from figures import FIGURES, deterministic_exact, sublinear_rate
@@ -17,7 +17,7 @@ from paper_checks import CLAIMS, Setting
 from paper_checks.sublinear_rate import FAMILIES
 from tests.figures.evidence import MAKERS, make
 
-SIZES = (1, 12)  # one horizon a series, and about as many as the claims have
+SIZES = (1, 6)  # one horizon a series, and about as many as the claims have
 # Measured quantities, and where each is what a figure predicts on its own, the law that predicts it
 MEASURED = {
     "hypergradient_error": ("tight_error", "identity_measured", "bound_error"),
@@ -43,10 +43,12 @@ every_size = pytest.mark.parametrize("n", SIZES)
 
 
 @cache
-def laid_out(claim: str, n: int) -> Figure:
-    figure = FIGURES[claim](make(claim, n))
-    figure.draw_without_rendering()
-    return figure
+def drawn(claim: str, n: int) -> Figure:
+    return FIGURES[claim](make(claim, n))
+
+
+def legends(figure: Figure) -> list[Legend]:
+    return [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
 
 
 def is_dashed(line) -> bool:
@@ -67,10 +69,9 @@ def same(left: list[np.ndarray], right: list[np.ndarray]) -> bool:
 
 def visible_texts(figure: Figure):
     """Labels, letters, legends and the ticks within the limits, each with its box in pixels."""
-    texts = [text for legend in figure.legends for text in legend.get_texts()]
+    texts = [text for legend in legends(figure) for text in legend.get_texts()]
     for axes in figure.axes:
         texts += [*axes.texts, axes.title, axes.xaxis.label, axes.yaxis.label]
-        texts += axes.get_legend().get_texts() if axes.get_legend() else []
         for axis in (axes.xaxis, axes.yaxis):
             low, high = sorted(axis.get_view_interval())
             ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
@@ -93,19 +94,19 @@ def test_what_a_claim_really_stores_is_drawn_and_is_what_these_tests_use():
 @every_size
 @every_claim
 def test_axes_name_their_quantities(claim, n):
-    for axes in laid_out(claim, n).axes:
+    for axes in drawn(claim, n).axes:
         assert axes.get_xlabel().strip()
         assert axes.get_ylabel().strip()
 
 
 @every_claim
 def test_a_legend_names_more_than_one_series(claim):
-    figure = laid_out(claim, 12)
+    figure = drawn(claim, 6)
     shared = bool(figure.legends)
     for axes in figure.axes:
         if len(axes.lines) > 1:
             assert shared or axes.get_legend()
-    for legend in [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]:
+    for legend in legends(figure):
         labels = [text.get_text() for text in legend.get_texts()]
         assert labels
         assert all(labels)
@@ -114,7 +115,7 @@ def test_a_legend_names_more_than_one_series(claim):
 
 @every_claim
 def test_a_legend_says_what_the_dashed_lines_are(claim):
-    figure = laid_out(claim, 12)
+    figure = drawn(claim, 6)
     shared = [handle for legend in figure.legends for handle in legend.legend_handles]
     for axes in figure.axes:
         own = axes.get_legend().legend_handles if axes.get_legend() else []
@@ -124,7 +125,7 @@ def test_a_legend_says_what_the_dashed_lines_are(claim):
 @every_size
 @every_claim
 def test_every_measured_series_has_its_dashed_prediction(claim, n):
-    for axes in laid_out(claim, n).axes:
+    for axes in drawn(claim, n).axes:
         predictions = {to_rgb(line.get_color()) for line in axes.lines if is_dashed(line)}
         for line in axes.lines:
             if not line.is_dashed():
@@ -164,6 +165,12 @@ def test_a_growth_of_the_potential_is_drawn_below_the_guarantee():
     assert decrease.get_ylim()[0] < deterministic_exact.SHOWN
 
 
+def test_a_run_that_ended_at_once_is_drawn():
+    evidence = make("deterministic_exact", 1)
+    short = {name: values[:1] for name, values in evidence.items() if name.startswith(("V_", "grad_norm_sq_"))}
+    deterministic_exact.draw(evidence | short).draw_without_rendering()
+
+
 def test_a_hit_that_never_came_leaves_a_gap_and_the_law():
     evidence = make("complexity", 5)
     evidence["huber_hit"][2] = evidence["hit"][2] = evidence["calls_at_hit"][2] = np.nan
@@ -174,17 +181,19 @@ def test_a_hit_that_never_came_leaves_a_gap_and_the_law():
 
 
 def test_both_samplings_lie_on_one_line_over_the_variance_factor():
-    batch, collapse, _ = laid_out("batch_size_decay", 12).axes
+    batch, collapse, _ = drawn("batch_size_decay", 6).axes
     assert sum(map(is_dashed, batch.lines)) == 2
     (law,) = (line.get_xydata() for line in collapse.lines if is_dashed(line))
     assert np.ptp(law[:, 1] / law[:, 0]) < 1e-12
     assert np.all(np.diff(law[:, 0]) >= 0)
 
 
+# Both in one test: the layout, which is most of the time, is made once
 @every_size
 @every_claim
-def test_no_text_is_small_or_covered_or_cut_off(claim, n):
-    figure = laid_out(claim, n)
+def test_no_text_is_small_or_covered_or_cut_off_and_no_legend_covers_data(claim, n):
+    figure = drawn(claim, n)
+    figure.draw_without_rendering()
     assert figure.get_figwidth() <= FULL_WIDTH
     boxes = visible_texts(figure)
     for text, box in boxes:
@@ -199,19 +208,9 @@ def test_no_text_is_small_or_covered_or_cut_off(claim, n):
         if left.padded(-1).overlaps(right.padded(-1))
     ]
     assert overlapping == []
-
-
-@every_claim
-def test_no_legend_covers_data(claim):
-    figure = laid_out(claim, 12)
-    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
-    covered = [axes for axes in figure.axes for legend in legends if overlaps(axes, legend)]
-    assert legends
-    assert covered == []
-
-
-def overlaps(axes: Axes, legend) -> bool:
-    return axes.get_window_extent().overlaps(legend.get_window_extent())
+    for axes in figure.axes:
+        covering = [one for one in legends(figure) if axes.bbox.overlaps(one.get_window_extent())]
+        assert covering == []
 
 
 @every_claim

@@ -3,14 +3,18 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from problems import Constants, Problem, Quadratic, Tasks, map_parameters
+from problems.base import matvec
+from tests.independent import assert_near
 from tests.strategies import normal, seeds
 from tests.twins import Endless, UserRidge
 
@@ -130,6 +134,13 @@ def test_a_sample_holds_different_tasks_with_their_own_rows(pool, data, seed):
     assert torch.equal(tasks.index, again.index)
 
 
+def test_every_pair_of_tasks_is_sampled_equally_often():
+    problem, rng = Pool(X=torch.zeros(4, 1)), torch.Generator().manual_seed(0)
+    counts = Counter(tuple(sorted(problem.sample(2, rng).index.tolist())) for _ in range(1200))
+    assert len(counts) == 6
+    assert stats.chisquare(list(counts.values())).pvalue > 1e-4  # a fixed seed: it passes or fails for good
+
+
 @pytest.mark.parametrize("size", [0, -1, 5])
 def test_a_sample_larger_than_the_pool_or_empty_is_refused(size):
     with pytest.raises(ValueError, match=f"a batch of 1 to 4 tasks without replacement, got {size}"):
@@ -207,6 +218,16 @@ def test_a_moved_problem_is_a_copy_and_leaves_the_original_alone():
 def test_features_are_phi_itself_unless_embed_is_overridden():
     phi = {"x": torch.ones(2)}
     assert Endless().embed(phi, Tasks(torch.arange(2))) is phi
+
+
+@pytest.mark.parametrize("lead", [(), (2,), (2, 3)], ids=["no-replicas", "replicas", "two-axes"])
+@pytest.mark.parametrize("own", [0, 1, 2], ids=["shared", "one-axis", "all-axes"])
+@pytest.mark.parametrize("rows", [1, 4], ids=["one-row-for-all", "a-row-each"])
+def test_a_product_of_each_task_broadcasts_over_what_the_matrices_lack(lead, own, rows):
+    matrix = normal(0, *lead[len(lead) - min(own, len(lead)) :], 4, 3, 5)
+    vector = normal(1, *lead, rows, 5)
+    expected = np.einsum("...ij,...j->...i", matrix.numpy(), vector.numpy())  # B of the matrices, 1 or B of the vectors
+    assert_near(matvec(matrix, vector), torch.from_numpy(expected), within=1e-14)
 
 
 def test_map_parameters_pairs_tensors_by_name():

@@ -1,0 +1,40 @@
+"""What `run` asks of a method, and what a step of it returns."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from convergence.oracle import Calls, Oracle
+from problems import Parameters, Tasks
+
+
+class Step(NamedTuple):
+    """One upper iteration: the new phi and state, and what was computed on the way at the old phi.
+
+    phi, state   after the step; the state is the method's own
+    direction    d, shapes of phi
+    theta, v     (..., B, q), of the tasks of the batch
+    failure      a Status code of each task, (..., B): 0, BREAKDOWN or NON_FINITE
+    """
+
+    phi: Parameters
+    state: Any
+    direction: Parameters
+    theta: Tensor
+    v: Tensor
+    failure: Tensor
+
+
+class Method(Protocol):
+    """What `run` asks of a method: a frozen set of hyperparameters whose `step` returns the new state."""
+
+    def start(self, oracle: Oracle, phi: Parameters) -> Any:
+        """The state before the first iteration."""
+
+    def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: Any) -> Step:
+        """One upper iteration."""
+
+    def declared_calls(self, batch: int) -> Calls:
+        """Oracle calls of one upper iteration on a batch of tasks, in one replica."""

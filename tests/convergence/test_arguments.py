@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from convergence.arguments import integer, positive
+
+
+@pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
+def test_integers_of_python_and_numpy_pass_and_become_ints(value):
+    found = integer("steps", value, least=3)
+    assert found == 3
+    assert type(found) is int
+
+
+@pytest.mark.parametrize("value", [2, -1, True, 3.0, "3", None, np.True_, np.float64(3)])
+def test_what_is_no_integer_or_too_small_is_named_with_what_was_expected(value):
+    with pytest.raises(ValueError, match="expected steps an integer >= 3, got ") as caught:
+        integer("steps", value, least=3)
+    assert str(caught.value).endswith(repr(value))
+    with pytest.raises(ValueError, match="expected steps None or an integer >= 3, got "):
+        integer("steps", value, least=3, otherwise="None or ")
+
+
+def test_a_step_size_is_finite_and_above_zero():
+    positive("alpha", 5e-324)
+    for value in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"expected alpha a finite number > 0, got {value}"):
+            positive("alpha", value)
