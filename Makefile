@@ -27,7 +27,8 @@ lint: $(VENV)/ready ## ruff and mypy
 bench: $(VENV)/ready ## speeds as ratios, written to bench.json
 	$(RUN) -m tests.benchmarks
 
-figures: $(VENV)/ready ## redraw every figure in $(OUT)/ from its stored evidence
+figures: $(VENV)/ready ## redraw every figure in $(OUT)/ from its stored evidence (gathered first where there is none)
+	@test -d $(OUT)/evidence || $(MAKE) verify
 	$(RUN) -m figures $(OUT)
 
 clean: ## remove the environment and what was written

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import pickle
 from itertools import pairwise
 
 import pytest
 
-from convergence import MemoryReduced, RunFailed, Status, run
-from problems import Quadratic
+from convergence import Status
 
 
 def test_a_worse_end_is_larger_so_that_the_worst_of_several_is_the_maximum():
@@ -27,25 +25,3 @@ def test_every_status_prints_its_name_and_says_what_to_try_in_one_sentence(statu
     assert status.advice.count(". ") == 0
     if status.failed:
         assert any(word in status.advice for word in ("try", "add"))
-
-
-@pytest.fixture
-def failure() -> RunFailed:
-    problem = Quadratic.random(tasks=2, p=2, q=2, kappa=2.0)
-    method = MemoryReduced(lower_steps=1, cg_steps=1, upper_step_size=1e3)
-    with pytest.raises(RunFailed) as caught:
-        run(problem, method, iterations=1000)
-    return caught.value
-
-
-def test_a_failed_run_says_what_happened_when_and_what_to_try(failure):
-    result = failure.result
-    assert failure.status is Status.NON_FINITE is result.status
-    assert 0 < result.iterations < 1000
-    assert str(failure) == f"NON_FINITE after {result.iterations} upper iterations: {Status.NON_FINITE.advice}"
-
-
-def test_a_failed_run_passes_between_processes(failure):
-    again = pickle.loads(pickle.dumps(failure))
-    assert str(again) == str(failure)
-    assert again.result.iterations == failure.result.iterations

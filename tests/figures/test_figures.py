@@ -134,16 +134,16 @@ def test_every_measured_series_has_its_dashed_prediction(claim, n):
 
 @pytest.mark.parametrize(("claim", "name"), [(claim, name) for claim, names in MEASURED.items() for name in names])
 def test_a_measurement_moves_its_markers_and_no_prediction(claim, name):
-    evidence = make(claim, 5)
-    before, after = FIGURES[claim](evidence), FIGURES[claim](evidence | {name: 1.3 * evidence[name]})
+    evidence = make(claim, 6)
+    before, after = drawn(claim, 6), FIGURES[claim](evidence | {name: 1.3 * evidence[name]})
     assert not same(measured_data(before), measured_data(after))
     assert same(dashed_data(before), dashed_data(after))
 
 
 @pytest.mark.parametrize(("claim", "name"), [(claim, name) for claim, names in LAWS.items() for name in names])
 def test_a_law_moves_its_dashed_line_and_no_other_curve_of_that_panel(claim, name):
-    evidence = make(claim, 5)
-    before, after = FIGURES[claim](evidence), FIGURES[claim](evidence | {name: 1.3 * evidence[name]})
+    evidence = make(claim, 6)
+    before, after = drawn(claim, 6), FIGURES[claim](evidence | {name: 1.3 * evidence[name]})
     assert not same(dashed_data(before), dashed_data(after))
     if name != "beta":  # a step size: the guaranteed decrease in panel c is measured against it
         assert same(measured_data(before), measured_data(after))
