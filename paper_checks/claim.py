@@ -308,7 +308,7 @@ def slope_is(quantity: str, slope: Slope, value: float, *, half_width: float) ->
             Outcome.HOLDS,
             f"the interval contains {value}; half-width {slope.half_width:.4f} <= {half_width}",
         )
-    return _compare(quantity, slope.value, "interval contains", value, outcome, said, interval)
+    return _compare(quantity, slope.value, "= within its 99 % interval", value, outcome, said, interval)
 
 
 def _compare(

@@ -359,6 +359,18 @@ def test_a_breakdown_of_one_replica_leaves_the_others_running():
         run(BREAKING, FALL, phi0=phi0, replicas=4, iterations=10, probes=())
 
 
+def test_a_stopped_replica_without_a_true_gradient_does_not_stop_the_others():
+    phi0 = {"x": torch.tensor([[2.5], [100.0]], dtype=torch.float64)}
+    options = {"iterations": 8, "raise_on_failure": False}
+    result = run(BREAKING, FALL, phi0=phi0, replicas=2, **options)
+    assert result.statuses == (Status.BREAKDOWN, Status.MAX_ITERATIONS)
+    going = run(BREAKING, FALL, phi0={"x": phi0["x"][1]}, **options)
+    assert_near(result.trace["grad_norm_sq"][:, 1], going.trace["grad_norm_sq"], within=1e-13)
+    # d/dx of x + theta*(x) / 1000 with theta* = 0; none at x = -0.5, and nothing thereafter
+    assert result.trace["grad_norm_sq"][:3, 0].tolist() == [1.0, 1.0, 1.0]
+    assert bool(result.trace["grad_norm_sq"][3:, 0].isnan().all())
+
+
 def test_a_breakdown_of_one_task_is_a_breakdown():
     problem = Scalar(
         lambda x, theta: 0.5 * torch.tensor([[1.0], [-1.0]]) * (theta - x).square(), lambda x, theta: theta
