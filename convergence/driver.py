@@ -6,6 +6,7 @@ import difflib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from rich.progress import (
@@ -25,6 +26,7 @@ from convergence.probes import PROBES, Probe, Snapshot
 from convergence.result import Result, RunFailed
 from convergence.status import Status
 from convergence.streams import TaskStream, generator
+from convergence.trees import map_tensors
 from problems import Parameters, Problem, Tasks
 
 
@@ -125,6 +127,11 @@ def run(
                 probed_at.append(t)
                 reached = record(snapshot, of_step=False)
                 if reached is not None and bool(reached.any()) and not stop(reached, Status.CONVERGED):
+                    for probe in wanted:
+                        if probe.of_step:  # no step is taken any more
+                            earlier = trace[probe.name]
+                            where = earlier[-1].device if earlier else device
+                            earlier.append(torch.full(lead, torch.nan, dtype=torch.float64, device=where))
                     break
             step = method.step(oracle, phi, draw(t), state)
             snapshot.step = step
@@ -136,7 +143,7 @@ def run(
                 if bool(running.reshape(-1)[replica]):  # where the method failed too, its own status says why
                     raise without_reference
             phi = step.phi if all_run else _keep_stopped(running, step.phi, phi)
-            state = step.state
+            state = step.state if all_run else _keep_stopped(running, step.state, state)
             completed = completed + running
             if reached is not None and bool(reached.any()) and not stop(reached, Status.CONVERGED):
                 break
@@ -155,7 +162,7 @@ def run(
         state=state,
         seeds=seeds,
         seconds=time.perf_counter() - began,
-        probed_at=torch.tensor(probed_at),
+        probed_at=torch.tensor(probed_at, dtype=torch.int64),
     )
     if result.status.failed and raise_on_failure:
         raise RunFailed(result.status, result)
@@ -281,11 +288,13 @@ def _non_finite(phi: Parameters, lead: tuple[int, ...]) -> Tensor:
     return torch.where(torch.isfinite(total), 0, Status.NON_FINITE).int()
 
 
-def _keep_stopped(running: Tensor, new: Parameters, old: Parameters) -> Parameters:
-    return {
-        name: torch.where(running.view(*running.shape, *(1,) * (tensor.dim() - running.dim())), tensor, old[name])
-        for name, tensor in new.items()
-    }
+def _keep_stopped(running: Tensor, new: Any, old: Any) -> Any:
+    """The new tensors, with the old ones in the replicas that have stopped (the leading axis)."""
+
+    def choose(after: Tensor, before: Tensor) -> Tensor:
+        return torch.where(running.view(*running.shape, *(1,) * (after.dim() - running.dim())), after, before)
+
+    return map_tensors(choose, new, old)
 
 
 def _stack(values: list[Tensor], lead: tuple[int, ...]) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from convergence.trees import map_tensors
 from problems import Parameters, Problem, Tasks
 
 Calls = dict[str, int]
@@ -70,7 +71,7 @@ class Oracle:
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in phi.items()}
         with torch.enable_grad():
             graph = self._over_replicas(self.problem.embed, leaves, tasks)
-        return Features(leaves, graph, _detach(graph))
+        return Features(leaves, graph, map_tensors(Tensor.detach, graph))
 
     def lower_gradient(self, z: Features, theta: Tensor, tasks: Tasks, *, keep_graph: bool = False) -> Tensor:
         """grad_theta g_i(phi, theta_i), (..., B, q). One lower gradient a task.
@@ -199,16 +200,3 @@ class Oracle:
         own = 0 if tasks.index.dim() == 2 else None  # do the replicas see different tasks?
         mapped = torch.vmap(lambda each, index, data: function(*each, Tasks(index, **data)), in_dims=(0, own, own))
         return mapped(tensors, tasks.index, tasks.tensors)
-
-
-def _detach(tree: Any) -> Any:
-    """The same nested dicts, lists and tuples with every tensor cut from its graph."""
-    if isinstance(tree, Tensor):
-        return tree.detach()
-    if isinstance(tree, dict):
-        return {name: _detach(branch) for name, branch in tree.items()}
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*map(_detach, tree))
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(map(_detach, tree))
-    return tree

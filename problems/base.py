@@ -306,5 +306,5 @@ def matvec(matrix: Tensor, vector: Tensor) -> Tensor:
     become one product for each task.
     """
     if matrix.dim() <= vector.dim():
-        return torch.einsum("bij,...bj->...bi", matrix, vector)
+        return torch.einsum("...ij,...j->...i", matrix, vector)
     return (vector.unsqueeze(-2) @ matrix.mT).squeeze(-2)

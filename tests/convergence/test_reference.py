@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convergence import ReferenceFailed, reference
@@ -29,6 +29,7 @@ def test_on_a_quadratic_without_its_closed_forms_the_reference_equals_them(probl
     assert_near(exact.v, v, within=1e-10)
 
 
+@settings(max_examples=10)  # five references each
 @given(seed=seeds, size=st.sampled_from([0.1, 1.0, 10.0]))
 def test_on_logistic_heads_it_equals_finite_differences_of_the_upper_objective(seed, size):
     problem = ProxLogistic.random(tasks=3, q=3, examples=8, prox=0.3, seed=seed)

@@ -256,7 +256,7 @@ def measured(name: str, seed: int) -> dict[str, float]:
     problem = PROBLEMS[name](seed)
     dense = Dense(problem)
     found: dict[str, list[float]] = {}
-    for trial in range(4):
+    for trial in range(2):
         phi, theta, _, tasks = point(problem, 100 * seed + trial)
         x = dense.vector(phi)
 
