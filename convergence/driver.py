@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from rich.progress import (
@@ -22,11 +20,11 @@ from torch import Tensor
 from convergence.arguments import integer
 from convergence.method import Method
 from convergence.oracle import Oracle
-from convergence.probes import PROBES, Probe, Snapshot
+from convergence.probes import Probe, Snapshot
+from convergence.recording import Recorder, Running, resolve_probes
 from convergence.result import Result, RunFailed
 from convergence.status import Status
 from convergence.streams import TaskStream, generator
-from convergence.trees import map_tensors
 from problems import Parameters, Problem, Tasks
 
 
@@ -82,87 +80,46 @@ def run(
     seeds = tuple(seed + r for r in range(replicas or 1))
     oracle = Oracle(problem, replicas=replicas)
     draw = _sampler(oracle, seeds, batch, replacement=replacement, single=replicas is None, device=device, dtype=dtype)
-    wanted = _resolve(probes, stop_at, finite=problem.tasks is not None)
+    wanted = resolve_probes(probes, stop_at, finite=problem.tasks is not None)
     phi = _start(problem, phi0, seeds, replicas, device, dtype)
     state = method.start(oracle, phi)
 
     began = time.perf_counter()
-    trace: dict[str, list[Tensor]] = {probe.name: [] for probe in wanted}
-    probed_at: list[int] = []
-    lead = () if replicas is None else (replicas,)
-    statuses = torch.zeros(lead, dtype=torch.int32, device=device)
-    running = torch.ones(lead, dtype=torch.bool, device=device)
-    completed = torch.zeros(lead, dtype=torch.int64, device=device)
-    all_run = True  # spares the masking of stopped replicas until one has stopped
-
-    def stop(which: Tensor, status: Tensor | Status) -> bool:
-        """Mark replicas as ended; return whether any runs on."""
-        nonlocal running, statuses, all_run
-        which = which & running
-        statuses = torch.where(which, torch.as_tensor(status, dtype=torch.int32, device=device), statuses)
-        running = running & ~which
-        all_run = bool(running.all())
-        return bool(running.any())
-
-    def record(snapshot: Snapshot, of_step: bool) -> Tensor | None:
-        """Measure; return which replicas meet a stopping threshold, None if no threshold was tested."""
-        reached = None
-        for probe in wanted:
-            if probe.of_step is not of_step:
-                continue
-            measured = probe.measure(snapshot).detach()
-            trace[probe.name].append(measured if all_run else torch.where(running, measured, torch.nan))
-            if stop_at and probe.name in stop_at:
-                below = measured <= stop_at[probe.name]
-                reached = below if reached is None else reached & below
-        return reached
-
+    recorder = Recorder(wanted, stop_at or {}, lead=() if replicas is None else (replicas,), device=device)
+    running = Running(() if replicas is None else (replicas,), device)
     snapshot: Snapshot | None = None
     with _progress_bar(progress, iterations) as advance:
         for t in range(iterations):
+            snapshot = Snapshot.after(snapshot, problem, oracle, replicas, t, phi)
             probing = t % probe_every == 0
-            near = snapshot.known_theta if snapshot else None
-            snapshot = Snapshot(problem, oracle.pool if problem.tasks else None, replicas, t, phi, near=near)
-            if probing:
-                probed_at.append(t)
-                reached = record(snapshot, of_step=False)
-                if reached is not None and bool(reached.any()) and not stop(reached, Status.CONVERGED):
-                    for probe in wanted:
-                        if probe.of_step:  # no step is taken any more
-                            earlier = trace[probe.name]
-                            where = earlier[-1].device if earlier else device
-                            earlier.append(torch.full(lead, torch.nan, dtype=torch.float64, device=where))
-                    break
+            if probing and not running.stop(recorder.of_phi(snapshot, running), Status.CONVERGED):
+                recorder.no_step()
+                break
             step = method.step(oracle, phi, draw(t), state)
             snapshot.step = step
-            failure = torch.maximum(step.failure.amax(-1), _non_finite(step.phi, lead))
-            reached = record(snapshot, of_step=True) if probing else None
-            if bool(failure.any()) and not stop(failure > 0, failure):
+            reached = recorder.of_step(snapshot, running) if probing else None
+            failure = torch.maximum(step.failure.amax(-1), _non_finite(step.phi, running.which))
+            if not running.stop(failure > 0, failure):
                 break
-            for replica, without_reference in snapshot.failures.items():
-                if bool(running.reshape(-1)[replica]):  # where the method failed too, its own status says why
-                    raise without_reference
-            phi = step.phi if all_run else _keep_stopped(running, step.phi, phi)
-            state = step.state if all_run else _keep_stopped(running, step.state, state)
-            completed = completed + running
-            if reached is not None and bool(reached.any()) and not stop(reached, Status.CONVERGED):
+            snapshot.require_references(running.which)
+            phi, state = running.keep(step.phi, phi), running.keep(step.state, state)
+            running.completed += running.which
+            if not running.stop(reached, Status.CONVERGED):
                 break
             advance()
 
-    ends = tuple(Status(code) for code in statuses.reshape(-1).tolist())
-    counts = tuple(completed.reshape(-1).tolist())
     result = Result(
         phi=phi,
-        trace={name: _stack(values, lead) for name, values in trace.items()},
+        trace=recorder.traces(),
         calls=dict(oracle.calls),
-        status=max(ends),
-        iterations=max(counts),
-        statuses=ends,
-        iterations_of=counts,
+        status=max(running.ends),
+        iterations=max(running.counts),
+        statuses=running.ends,
+        iterations_of=running.counts,
         state=state,
         seeds=seeds,
         seconds=time.perf_counter() - began,
-        probed_at=torch.tensor(probed_at, dtype=torch.int64),
+        probed_at=torch.tensor(recorder.probed_at, dtype=torch.int64),
     )
     if result.status.failed and raise_on_failure:
         raise RunFailed(result.status, result)
@@ -215,40 +172,6 @@ def _stack_tasks(drawn: Sequence[Tasks]) -> Tasks:
     return Tasks(index, **{name: torch.stack([tasks.tensors[name] for tasks in drawn]) for name in drawn[0].tensors})
 
 
-def _resolve(
-    probes: Sequence[str | Probe | Callable[[Snapshot], Tensor]] | None,
-    stop_at: Mapping[str, float] | None,
-    *,
-    finite: bool,
-) -> list[Probe]:
-    """The probes asked for, with those that `stop_at` needs. Functions are probes of the step."""
-    if probes is None:
-        probes = ("grad_norm_sq",) if finite else ()
-    found: dict[str, Probe] = {}
-    for asked in probes:
-        probe = asked if isinstance(asked, Probe) else _probe(asked)
-        if found.get(probe.name, probe) != probe:
-            raise ValueError(f"expected probes of different names, got two named {probe.name!r}")
-        found[probe.name] = probe
-    for name in stop_at or ():
-        if name not in found:
-            found[name] = _probe(name)
-    return list(found.values())
-
-
-def _probe(asked: str | Callable[[Snapshot], Tensor]) -> Probe:
-    if not isinstance(asked, str):
-        name = getattr(asked, "__name__", None)
-        if not callable(asked) or name is None:
-            raise TypeError(f"expected a probe's name, a named function or a Probe(name, measure), got {asked!r}")
-        return Probe(name, asked, of_step=True)
-    if asked in PROBES:
-        return PROBES[asked]
-    near = difflib.get_close_matches(asked, PROBES, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"expected a probe out of {', '.join(PROBES)}, got {asked!r}{hint}")
-
-
 def _start(
     problem: Problem,
     phi0: Parameters | None,
@@ -282,25 +205,10 @@ def _start(
 # ---- within and after it
 
 
-def _non_finite(phi: Parameters, lead: tuple[int, ...]) -> Tensor:
+def _non_finite(phi: Parameters, running: Tensor) -> Tensor:
     """NON_FINITE for each replica whose phi holds a value that is not finite, else 0."""
-    total = torch.stack([tensor.reshape(*lead, -1).sum(-1) for tensor in phi.values()]).sum(0)
+    total = torch.stack([tensor.reshape(*running.shape, -1).sum(-1) for tensor in phi.values()]).sum(0)
     return torch.where(torch.isfinite(total), 0, Status.NON_FINITE).int()
-
-
-def _keep_stopped(running: Tensor, new: Any, old: Any) -> Any:
-    """The new tensors, with the old ones in the replicas that have stopped (the leading axis)."""
-
-    def choose(after: Tensor, before: Tensor) -> Tensor:
-        return torch.where(running.view(*running.shape, *(1,) * (after.dim() - running.dim())), after, before)
-
-    return map_tensors(choose, new, old)
-
-
-def _stack(values: list[Tensor], lead: tuple[int, ...]) -> Tensor:
-    if not values:
-        return torch.empty(0, *lead, dtype=torch.float64)
-    return torch.stack(values).to("cpu", torch.float64)
 
 
 @contextmanager

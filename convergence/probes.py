@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from convergence.method import Step
+from convergence.oracle import Oracle
 from convergence.reference import Reference, ReferenceFailed, reference
 from problems import Parameters, Problem, Tasks
 
@@ -30,6 +31,20 @@ class Snapshot:
     near: Tensor | None = None  # theta* at the snapshot before: where Newton starts
     failures: dict[int, ReferenceFailed] = field(default_factory=dict)  # replica -> why it has no reference
     _reference: Reference | None = None
+
+    @classmethod
+    def after(
+        cls, last: Snapshot | None, problem: Problem, oracle: Oracle, replicas: int | None, t: int, phi: Parameters
+    ) -> Snapshot:
+        """The snapshot of phi_t; its reference starts where the last one ended."""
+        pool = oracle.pool if problem.tasks else None
+        return cls(problem, pool, replicas, t, phi, near=last.known_theta if last else None)
+
+    def require_references(self, running: Tensor) -> None:
+        """Raise what kept a running replica from its true gradient; where the method failed, its status says why."""
+        for replica, failure in self.failures.items():
+            if bool(running.reshape(-1)[replica]):
+                raise failure
 
     def reference(self) -> Reference:
         """theta*, v*, Phi and grad Phi by damped Newton and direct solves, once an iteration; leading axes of phi."""
