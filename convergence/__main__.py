@@ -62,8 +62,8 @@ def solve(
         upper_step_size=upper_step_size,
         warm_start=not cold,
     )
-    if out is not None and not out.parent.is_dir():
-        raise ValueError(f"expected --out in an existing folder, got {out}")
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise ValueError(f"expected --out a file in an existing folder, got {out}")
     result = run(
         instance,
         chosen,
@@ -86,10 +86,11 @@ def solve(
 def _print(result: Result, problem: str, method: str) -> None:
     table = Table(title=f"{method} on {problem}", title_justify="left", show_header=False)
     trace = result.trace["grad_norm_sq"].flatten(1) if result.trace["grad_norm_sq"].dim() > 1 else None
-    last = result.trace["grad_norm_sq"][-1:] if trace is None else trace[-1].nanmedian().reshape(1)
+    last = (result.trace["grad_norm_sq"] if trace is None else trace.nanmedian(-1).values)[-1:].tolist()
     table.add_row("status", f"{result.status}: {result.status.advice}")
     table.add_row("upper iterations", str(result.iterations))
-    table.add_row("|grad Phi|^2 at the last probe" + (" (median)" if trace is not None else ""), f"{float(last):.6g}")
+    label = "|grad Phi|^2 at the last probe" + (" (median)" if trace is not None else "")
+    table.add_row(label, f"{last[0]:.6g}" if last else "not measured")
     for name, count in result.calls.items():
         table.add_row(f"{name} calls", f"{count}")
     table.add_row("seconds", f"{result.seconds:.2f}")

@@ -18,7 +18,7 @@ def integer(name: str, value: object, *, least: int, otherwise: str = "") -> int
         found = least - 1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         found = least - 1
-    if found < least:
+    if not least <= found < 2**63:
         raise ValueError(f"expected {name} {otherwise}an integer >= {least}, got {value!r}")
     return found
 

@@ -23,7 +23,7 @@ def named(catalogue: Mapping[str, T], name: str, kind: str) -> T:
     """
     if name in catalogue:
         return catalogue[name]
-    near = difflib.get_close_matches(name, catalogue, n=1, cutoff=0.0)
+    near = difflib.get_close_matches(name, catalogue, n=1)
     hint = f": did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"expected a {kind} out of {', '.join(catalogue)}; got {name!r}{hint}")
 

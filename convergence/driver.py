@@ -53,12 +53,13 @@ def run(
     replicas       R independent runs in one batched computation; replica r is the run with seed + r
     probes         names of `convergence.probes.PROBES` or functions of a Snapshot; by default the true squared
                    gradient norm where there is a finite pool. Not counted as oracle calls
-    stop_at        probe -> threshold; stops with CONVERGED before the first iteration t whose probe is at or below
-                   it (probes of phi), or after it (probes of the step); each replica on its own
+    stop_at        probe -> threshold; a replica stops with CONVERGED before the first iteration t at which all its
+                   probes of phi named here are at or below theirs, or after it for probes of the step
     phi0           the start, with or without a replica axis; by default drawn by the problem from the seed
 
     Raises ValueError on wrong arguments, RunFailed (which carries the result) on BREAKDOWN or NON_FINITE unless
-    `raise_on_failure` is False, ReferenceFailed where a probe finds no true gradient though the method went on.
+    `raise_on_failure` is False, ReferenceFailed where a probe finds no true gradient though the method went on (then
+    too unless told not to: the trace holds NaN).
 
     >>> from problems import Quadratic
     >>> from convergence import MemoryReduced, run
@@ -101,7 +102,8 @@ def run(
             failure = torch.maximum(step.failure.amax(-1), _non_finite(step.phi, running.which))
             if not running.stop(failure > 0, failure):
                 break
-            snapshot.require_references(running.which)
+            if raise_on_failure:
+                snapshot.require_references(running.which)
             phi, state = running.keep(step.phi, phi), running.keep(step.state, state)
             running.completed += running.which
             if not running.stop(reached, Status.CONVERGED):
@@ -135,6 +137,8 @@ def resolve_device(device: torch.device | str) -> torch.device:
         device = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f'expected a device such as "cpu" or "cuda", got {device!r}') from error
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f'expected a device such as "cpu" or "cuda", got {str(device)!r}')
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"expected a CUDA device for {str(device)!r}, got a machine (or a torch) without one")
     return device
@@ -157,6 +161,8 @@ def _sampler(
     if batch is None:
         return lambda t: oracle.pool
     if type(problem).sample is not Problem.sample:
+        if replacement:
+            raise ValueError(f"expected replacement=False: {type(problem).__name__} draws its own tasks, got True")
 
         def draw(t: int) -> Tasks:
             drawn = [problem.sample(batch, generator(seed, "tasks", t)).to(device, dtype) for seed in seeds]
@@ -182,7 +188,11 @@ def _start(
 ) -> Parameters:
     """phi_0 on the device, with a replica axis where there are replicas."""
     drawn = [problem.phi0(generator(seed, "start")) for seed in seeds]
-    if not isinstance(drawn[0], dict) or not all(isinstance(tensor, Tensor) for tensor in drawn[0].values()):
+    if (
+        not isinstance(drawn[0], dict)
+        or not drawn[0]
+        or not all(isinstance(tensor, Tensor) for tensor in drawn[0].values())
+    ):
         raise TypeError(f"expected phi0 of {type(problem).__name__} to return a dict of tensors, got {drawn[0]!r}")
     start: Parameters = {}
     for name, like in drawn[0].items():
@@ -207,8 +217,8 @@ def _start(
 
 def _non_finite(phi: Parameters, running: Tensor) -> Tensor:
     """NON_FINITE for each replica whose phi holds a value that is not finite, else 0."""
-    total = torch.stack([tensor.reshape(*running.shape, -1).sum(-1) for tensor in phi.values()]).sum(0)
-    return torch.where(torch.isfinite(total), 0, Status.NON_FINITE).int()
+    finite = [torch.isfinite(tensor).reshape(*running.shape, -1).all(-1) for tensor in phi.values()]
+    return torch.where(torch.stack(finite).all(0), 0, Status.NON_FINITE).int()
 
 
 @contextmanager

@@ -14,7 +14,10 @@ from convergence.status import Status
 
 
 class LinearSolution(NamedTuple):
-    """v (..., B, q), the norm of its residual (..., B), and a Status code of each row (..., B): 0 or a failure."""
+    """v (..., B, q), and for each row (..., B) the norm of its residual (for N = 0 that of v = 0) and a Status code.
+
+    The code is 0, BREAKDOWN or NON_FINITE.
+    """
 
     v: Tensor
     residual_norm: Tensor

@@ -169,6 +169,8 @@ class Oracle:
         return gradient
 
     def _phi_gradient(self, values: Tensor, phi: Parameters) -> Parameters:
+        if not all(tensor.requires_grad for tensor in phi.values()):
+            raise ValueError("expected features embedded with keep_graph=True, got features without a graph")
         total = values.mean(-1).sum()  # mean over the tasks; replicas do not interact
         gradients: tuple[Tensor | None, ...] = (None,) * len(phi)
         if total.requires_grad:

@@ -20,7 +20,7 @@ class Running:
     def __init__(self, lead: tuple[int, ...], device: torch.device):
         self.which = torch.ones(lead, dtype=torch.bool, device=device)
         self.completed = torch.zeros(lead, dtype=torch.int64, device=device)
-        self._status = torch.zeros(lead, dtype=torch.int32, device=device)
+        self._status = torch.full(lead, Status.MAX_ITERATIONS, dtype=torch.int32, device=device)
         self._all = True  # spares the masking of stopped replicas until one has stopped
 
     def stop(self, which: Tensor | None, status: Tensor | Status) -> bool:
@@ -79,9 +79,9 @@ class Recorder:
         """The last probed iteration has no step: NaN, so that all traces have one length."""
         for probe in self._probes:
             if probe.of_step:
-                values = self._values[probe.name]
-                where = values[-1].device if values else self._device
-                values.append(torch.full(self._lead, torch.nan, dtype=torch.float64, device=where))
+                self._values[probe.name].append(
+                    torch.full(self._lead, torch.nan, dtype=torch.float64, device=self._device)
+                )
 
     def traces(self) -> dict[str, Tensor]:
         """probe -> (T,) or (T, R), float64 on the CPU."""
@@ -96,8 +96,13 @@ class Recorder:
         for probe in self._probes:
             if probe.of_step is not of_step:
                 continue
-            measured = probe.measure(snapshot).detach()
-            self._values[probe.name].append(running.keep(measured, torch.full((), torch.nan, device=measured.device)))
+            measured = torch.as_tensor(probe.measure(snapshot), device=self._device).detach()
+            if measured.shape != self._lead:
+                raise ValueError(
+                    f"expected probe {probe.name!r} to return one number a run, shape {tuple(self._lead)}, "
+                    f"got {tuple(measured.shape)}"
+                )
+            self._values[probe.name].append(running.keep(measured, torch.full((), torch.nan, device=self._device)))
             if probe.name in self._thresholds:
                 below = measured <= self._thresholds[probe.name]
                 reached = below if reached is None else reached & below

@@ -41,8 +41,10 @@ def reference(problem: Problem, phi: Parameters, tasks: Tasks, *, start: Tensor 
     """theta*, v*, Phi and grad Phi at one phi (no replica axes), mean over `tasks`.
 
     `start` (B, q): where Newton begins, for example theta* at a phi nearby. Raises ReferenceFailed where a Hessian on
-    the way is not positive definite, or Newton does not reach a residual of 1e-13 (float32 is asked too much).
+    the way is not positive definite, or Newton does not reach a residual of 1e-13. Computed in float64 whatever comes.
     """
+    problem, tasks = problem.to(dtype=torch.float64), tasks.to(dtype=torch.float64)
+    phi = {name: tensor.detach().double() for name, tensor in phi.items()}
     each = (tasks.index, tasks.tensors)
     per_task = (None, 0, 0, 0)
 
@@ -58,8 +60,8 @@ def reference(problem: Problem, phi: Parameters, tasks: Tasks, *, start: Tensor 
     gradients = vmap(grad(g, argnums=1), per_task)
     hessians = vmap(jacrev(grad(g, argnums=1), argnums=1), per_task)
 
-    theta = problem.theta0(phi, tasks).detach().clone() if start is None else start
-    stiffest = torch.zeros(())
+    theta = problem.theta0(phi, tasks).detach().clone() if start is None else start.double()
+    stiffest = theta.new_zeros(())
     for _ in range(_MAX_NEWTON_STEPS):
         slope, H = gradients(phi, theta, *each), hessians(phi, theta, *each)
         factor = _factor(problem, H)
@@ -74,7 +76,7 @@ def reference(problem: Problem, phi: Parameters, tasks: Tasks, *, start: Tensor 
         raise ReferenceFailed(
             f"expected damped Newton to reach a residual of {_RESIDUAL:.0e} on every task of "
             f"{type(problem).__name__}, got {float((slope.norm(dim=-1) / limit).max()) * _RESIDUAL:.1e} "
-            f"after {_MAX_NEWTON_STEPS} steps: is the lower level strongly convex, and the dtype float64?"
+            f"after {_MAX_NEWTON_STEPS} steps: is the lower level strongly convex?"
         )
     theta = theta + direction  # one more full step: from the limit to rounding error
     H = hessians(phi, theta, *each)

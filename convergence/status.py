@@ -8,8 +8,8 @@ from enum import IntEnum
 class Status(IntEnum):
     """The end of a run; larger is worse, so the worst of several is their maximum."""
 
-    MAX_ITERATIONS = 0
-    CONVERGED = 1
+    CONVERGED = 0
+    MAX_ITERATIONS = 1
     BREAKDOWN = 2
     NON_FINITE = 3
 

@@ -30,8 +30,8 @@ class TaskStream:
             raise ValueError(f"expected a batch of at least one task, got {batch}")
         if batch > pool and not replacement:
             raise ValueError(f"expected a batch of at most {pool} tasks without replacement, got {batch}")
-        self.seeds = [seeds] if isinstance(seeds, int) else list(seeds)
-        self.single = isinstance(seeds, int)
+        self.single = not isinstance(seeds, Sequence)
+        self.seeds = [int(seed) for seed in (seeds if isinstance(seeds, Sequence) else (seeds,))]
         self.pool, self.batch, self.replacement = pool, batch, replacement
         self._block_length = max(1, min(64, 2**14 // pool))  # of the pool alone, so that the stream depends on no run
         self._block: tuple[int, Tensor] = (-1, torch.empty(0))

@@ -47,7 +47,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help=(
         "Accept or reject the statements of Memory-Reduced Meta-Learning with Guaranteed Convergence.\n\n"
-        "Without a command, `run` is meant: python -m paper_checks cg_rate --scale paper"
+        "Without a command, `run` is meant: python -m paper_checks cg_rate --scale paper. "
+        "Its options: python -m paper_checks run --help"
     ),
 )
 
@@ -92,10 +93,10 @@ def run(
         with console.status(f"{claim.name} ({number_of} of {len(claims)}): {claim.title}"):
             verdict, evidence = claim.verdict(setting)
             output.add(claim, verdict, evidence)
+            output.write(setting)  # after each claim: what is finished is kept
         verdicts.append(verdict)
         colour = COLOURS[verdict.outcome]
         console.print(f"[{colour}]{verdict.outcome:<13}[/] {claim.name} ({verdict.seconds:.1f} s)", highlight=False)
-    output.finish(setting)
     console.print(_table(verdicts, wide=console.width >= 110))
     console.print(f"{output.folder / 'report.html'}", soft_wrap=True)
     raise typer.Exit(EXIT_CODES[worst(verdict.outcome for verdict in verdicts)])

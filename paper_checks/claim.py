@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from convergence import MemoryReduced, RunFailed
+from convergence import MemoryReduced, ReferenceFailed, RunFailed
 from convergence.rates import Mean, Slope
 
 Array = npt.NDArray[Any]
@@ -170,11 +170,11 @@ class Claim:
         try:
             evidence = self.run(setting)
             comparisons = self.judge(evidence)
-        except RunFailed as error:
+        except (RunFailed, ReferenceFailed) as error:
             failure = f"the run ended with {error}"
         try:
             control = self.judge(self.control(setting))
-        except RunFailed as error:
+        except (RunFailed, ReferenceFailed) as error:
             control = [_compare("the control's run", math.nan, "finishes", 0.0, Outcome.VIOLATED, str(error))]
         seconds = time.perf_counter() - began
         return Verdict(self.name, tuple(comparisons), tuple(control), seconds, setting, failure), evidence
@@ -219,9 +219,8 @@ def equal(
         gap, measured, predicted = (np.linalg.norm(x, axis=-1) for x in (measured - predicted, measured, predicted))
     allowed = relative * np.abs(predicted) + absolute
     with np.errstate(invalid="ignore", divide="ignore"):
-        excess = np.where(
-            np.isfinite(gap), gap / allowed if (allowed > 0).all() else np.where(gap > 0, np.inf, 0), np.inf
-        )
+        ratio = np.where(allowed > 0, gap / allowed, np.where(gap > 0, np.inf, 0))
+        excess = np.where(np.isfinite(gap), ratio, np.inf)
     k = int(np.argmax(excess))
     scale = abs(predicted[k]) if relative else 1.0
     kind = "relative" if relative else "absolute"
@@ -308,7 +307,7 @@ def slope_is(quantity: str, slope: Slope, value: float, *, half_width: float) ->
             Outcome.HOLDS,
             f"the interval contains {value}; half-width {slope.half_width:.4f} <= {half_width}",
         )
-    return _compare(quantity, slope.value, "= within its 99 % interval", value, outcome, said, interval)
+    return _compare(quantity, slope.value, "= within its interval", value, outcome, said, interval)
 
 
 def _compare(

@@ -3,9 +3,9 @@
 Statement.
     V_t = Phi(phi_t) - Phi* + beta (P a_t + Q b_t) satisfies V_{t+1} <= V_t - beta/2 |grad Phi(phi_t)|^2, hence
     1/T sum_{t<T} |grad Phi(phi_t)|^2 <= 2 V_0 / (beta T); a_t is the mean squared error of theta_i, b_t of v_i in
-    the energy norm. On a strongly convex Phi the limit is exact: no error floor for any K, N >= 1.
+    the energy norm. On a strongly convex Phi the limit is exact: no error floor, for any K, N >= 1.
 Hypotheses.
-    All tasks in every iteration; theta and v warm; 0 < alpha < 2 / L; K, N >= 1; and
+    Quadratic levels; all tasks in every iteration; theta and v warm; 0 < alpha < 2 / L; K, N >= 1; and
     beta <= min(1 / (2 L_Phi), 1 / (2 sqrt(W))), where W carries the coupling of the levels: beta <= c / L_Phi is
     not enough.
 Predicted.

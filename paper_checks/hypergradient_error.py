@@ -11,6 +11,8 @@ Predicted.
     (1) On quadratics the error is known exactly: d - grad Phi = J'Q (I - alpha A)^K (theta_0 - theta*) + C'(v_N - v*).
     (2) measured / bound <= 1 on random quadratics (kappa up to 1000) and on prox-logistic heads. (3) With C = Q = I
     and theta_0 - theta* along the slowest eigenvector the first term is attained: |d - grad Phi| = D_0 varrho^K / mu.
+    (4) Where the cross derivative depends on theta (a shared embedding with ridge heads) and the lower level is solved
+    to rounding, d = grad Phi.
 Measured.
     One step of the method at a random phi. In (1) theta_K comes from an eigendecomposition and v_N from scipy's
     CG; in (2) grad Phi from the closed form, or from damped Newton for the logistic heads.
@@ -29,12 +31,14 @@ from dataclasses import replace
 import numpy as np
 import torch
 from scipy.sparse.linalg import cg
+from torch import Tensor
 
 from convergence import Oracle, Step, reference
+from convergence.streams import generator
 from paper_checks.claim import Comparison, Evidence, Setting, at_least, at_most, equal
 from paper_checks.planted import FirstOrder
 from paper_checks.quadratic_theory import Array, QuadraticTheory
-from problems import Problem, ProxLogistic, Quadratic
+from problems import Parameters, Problem, ProxLogistic, Quadratic, Tasks
 
 PLANTED = "the cross term of the hypergradient dropped (first-order method)"
 STEPS = [(1, 1), (3, 2), (10, 4), (30, 8)]  # (K, N)
@@ -42,7 +46,7 @@ STEPS = [(1, 1), (3, 2), (10, 4), (30, 8)]  # (K, N)
 
 def run(setting: Setting) -> Evidence:
     """The identity, the bound, and the tight instance."""
-    return {**_identity(setting), **_bound(setting), **_tight(setting)}
+    return {**_identity(setting), **_bound(setting), **_tight(setting), **_bilinear(setting)}
 
 
 def control(setting: Setting) -> Evidence:
@@ -51,13 +55,14 @@ def control(setting: Setting) -> Evidence:
 
 
 def judge(evidence: Evidence) -> list[Comparison]:
-    """Identity and tight instance attained to 1e-10; every ratio to the bound at most 1."""
+    """Identities and tight instance attained; every ratio to the bound at most 1."""
     e = evidence
     tight = [f"kappa {kappa:.0f}, K {K:.0f}" for kappa, K in zip(e["tight_kappa"], e["tight_K"], strict=True)]
     ratio = (e["bound_error"] - 1e-12 * e["bound_gradient"]) / e["bound"]
     return [
         equal("|d - grad Phi| on the tight instance", e["tight_error"], e["tight_law"], relative=1e-10, cells=tight),
         equal("d, exact identity", e["identity_measured"], e["identity_predicted"], relative=1e-10),
+        equal("d, cross derivative depending on theta", e["bilinear"], e["bilinear_exact"], relative=1e-9),
         at_most("|d - grad Phi| / bound", ratio, 1.0),
         at_least("random instances", float(e["instances"]), 300.0),
     ]
@@ -67,7 +72,8 @@ def _one_step(setting: Setting, problem: Problem, phi: dict[str, torch.Tensor], 
     """One cold step of the method at phi on all tasks; with a replica axis in phi, replica i sees task i alone."""
     problem = problem.to(setting.device)
     phi = {name: tensor.to(setting.device) for name, tensor in phi.items()}
-    replicas = problem.tasks if next(iter(phi.values())).dim() == 2 else None
+    plain = problem.phi0(torch.Generator())
+    replicas = problem.tasks if any(phi[name].dim() > plain[name].dim() for name in plain) else None
     oracle = Oracle(problem, replicas=replicas)
     method = setting.method(lower_steps=K, lower_step_size=alpha, cg_steps=N, upper_step_size=1.0, warm_start=False)
     tasks = oracle.pool if replicas is None else problem.select(oracle.pool.index.unsqueeze(-1))
@@ -164,6 +170,47 @@ def _logistic_rows(setting: Setting, problem: ProxLogistic) -> list[tuple[float,
 
 def _cg_factor(kappa: float, N: int) -> float:
     return 2 * math.sqrt(kappa) * ((math.sqrt(kappa) - 1) / (math.sqrt(kappa) + 1)) ** N
+
+
+class _SharedEmbedding(Problem):
+    """Linear embedding phi = U shared by ridge heads theta: d2g/dphi dtheta and df/dphi depend on theta."""
+
+    def __init__(self, seed: int):
+        rng = torch.Generator().manual_seed(seed)
+        self.q = 2
+        self.data = {
+            name: torch.randn(4, 8, size, generator=rng, dtype=torch.float64)
+            for name, size in (("X", 5), ("y", 1), ("X_val", 5), ("y_val", 1))
+        }
+
+    def phi0(self, rng: torch.Generator) -> Parameters:
+        """Standard normal, (5, 2), halved."""
+        return {"U": 0.5 * torch.randn(5, 2, generator=rng, dtype=torch.float64)}
+
+    def lower(self, features: Parameters, theta: Tensor, tasks: Tasks) -> Tensor:
+        """Mean squared training error / 2 plus |theta|^2 / 2."""
+        return self._loss(tasks.X, tasks.y, features["U"], theta) + 0.5 * theta.square().sum(-1)
+
+    def upper(self, features: Parameters, theta: Tensor, tasks: Tasks) -> Tensor:
+        """Mean squared validation error / 2."""
+        return self._loss(tasks.X_val, tasks.y_val, features["U"], theta)
+
+    def _loss(self, X: Tensor, y: Tensor, U: Tensor, theta: Tensor) -> Tensor:
+        return 0.5 * (X @ U @ theta.unsqueeze(-1) - y).square().mean((-2, -1))
+
+
+def _bilinear(setting: Setting) -> Evidence:
+    """The lower level solved to rounding, 200 steps and q CG steps: d is grad Phi of the Newton reference."""
+    measured, exact = [], []
+    for k in range(5):
+        problem = _SharedEmbedding(setting.seed + k)
+        phi = problem.phi0(generator(setting.seed + k, "start"))
+        stiffest = 1 + float(torch.linalg.matrix_norm(problem.data["X"] @ phi["U"], 2).square().max()) / 8
+        step = _one_step(setting, problem, phi, 200, 2, 1 / stiffest)
+        measured.append(step.direction["U"].flatten().cpu().numpy())
+        pool = problem.sample(None, torch.Generator())
+        exact.append(reference(problem, phi, pool).hypergradient["U"].flatten().numpy())
+    return {"bilinear": np.stack(measured), "bilinear_exact": np.stack(exact)}
 
 
 def _tight(setting: Setting) -> Evidence:

@@ -7,9 +7,10 @@ Hypotheses.
     A nonlinear lower level, differentiated automatically (for a linear lower gradient autograd keeps references only,
     and the comparison would be empty): logistic heads with n examples and q weights a task.
 Predicted.
-    The same integer of peak live tensor bytes for K = 1 .. 64 at fixed N, and for N = 1 .. 64 at fixed K. Unrolled
-    differentiation: affine in K, 8 M (q + 2 n + 1) bytes a step for these heads: theta - phi (q numbers), the margins
-    (n), the gradient that enters the logistic loss (n) and the number it is expanded from (1).
+    The same integer of peak live tensor bytes for K = 1 .. 64 at fixed N, for N = 1 .. 64 at fixed K, and for whole
+    runs of any length T. Unrolled differentiation: affine in K, 8 M (q + 2 n + 1) bytes a step for these heads:
+    theta - phi (q numbers), the margins (n), the gradient that enters the logistic loss (n) and the number it is
+    expanded from (1).
 Measured.
     Bytes of all live tensor storages (a torch dispatch mode, exact) during one upper iteration, warm start included;
     on CUDA the allocator's peak. The tape of the unrolled method also by saved-tensor hooks, a second path.
@@ -26,6 +27,7 @@ from dataclasses import replace
 import numpy as np
 
 from convergence import Oracle, Unrolled, peak_bytes
+from convergence import run as solve
 from convergence.memory import saved_bytes
 from convergence.streams import generator
 from paper_checks.claim import Comparison, Evidence, Setting, at_least, equal
@@ -44,6 +46,7 @@ def run(setting: Setting) -> Evidence:
         "counts": counts,
         "over_K": np.array([_peak(setting, K=int(K), N=5) for K in counts], float),
         "over_N": np.array([_peak(setting, K=5, N=int(N)) for N in counts], float),
+        "over_T": np.array([_run_peak(setting, T=T) for T in (3, 30, 100)], float),
         "unrolled_K": np.array(setting.pick((2, 4, 8, 16, 32, 64), tuple(range(2, 65)))),
         "cuda": np.array(setting.device.startswith("cuda")),
     }
@@ -73,6 +76,7 @@ def judge(evidence: Evidence) -> list[Comparison]:
     comparisons = [
         equal("peak bytes for every K (N = 5)", e["over_K"], e["over_K"][0], cells=K_cells),
         equal("peak bytes for every N (K = 5)", e["over_N"], e["over_N"][0], cells=N_cells),
+        equal("peak bytes of runs of T = 3, 30, 100", e["over_T"], e["over_T"][0]),
     ]
     for size, (q, n) in enumerate(SIZES):
         peak, tape, law = (e[f"{name}_{size}"] for name in ("unrolled", "tape", "law"))
@@ -98,6 +102,16 @@ def _peak(setting: Setting, *, K: int, N: int) -> int:
     state = method.start(oracle, phi)
     state = method.step(oracle, phi, oracle.pool, state).state
     return peak_bytes(lambda: method.step(oracle, phi, oracle.pool, state), device=setting.device)
+
+
+def _run_peak(setting: Setting, *, T: int) -> int:
+    """Of a whole run of T upper iterations without probes."""
+    problem = _problem(setting, *SIZES[0])
+    method = setting.method(lower_steps=5, cg_steps=5, upper_step_size=0.1, warm_start=True)
+    options = {"probes": (), "seed": setting.seed, "device": setting.device}
+    run_once = lambda: solve(problem, method, iterations=T, **options)  # noqa: E731
+    run_once()
+    return peak_bytes(run_once, device=setting.device)
 
 
 def _unrolled(setting: Setting, K: int, q: int, n: int) -> tuple[int, int]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse.linalg import cg
 
 from problems import Constants, Quadratic
 
@@ -86,6 +88,27 @@ class QuadraticTheory:
         """The limit of the cold method with exact v, and the matrix of its iteration: phi' = phi - beta (H phi - h)."""
         H, h = (x.mean(0) for x in self.direction(steps, step_size))
         return np.linalg.solve(H, h), H
+
+    def replay(
+        self, phi: Array, batches: Iterable[Array], *, K: int, N: int, lower_step_size: float, upper_step_size: float
+    ) -> Array:
+        """phi_0, phi_1, ... of Algorithm 1, warm, task by task, theta_K by eigenvalues, v by scipy's CG; (T + 1, p)."""
+        theta = self.start + self.gain @ phi
+        v = np.zeros_like(theta)
+        E = self.contraction(K, lower_step_size)
+        iterates = [phi]
+        for batch in batches:
+            directions = []
+            for i in dict.fromkeys(int(task) for task in batch):  # a task drawn twice is solved once
+                optimum = self.J[i] @ phi + self.offset[i]
+                theta[i] = optimum + E[i] @ (theta[i] - optimum)
+                b = self.Q[i] @ (theta[i] - self.u[i])
+                v[i], _ = cg(self.A[i], b, x0=v[i], rtol=0.0, atol=0.0, maxiter=N)
+                d = self.R[i] @ (phi - self.w[i]) + self.C[i].T @ v[i]
+                directions.append(d * np.count_nonzero(batch == i))
+            phi = phi - upper_step_size * np.sum(directions, axis=0) / len(batch)
+            iterates.append(phi)
+        return np.stack(iterates)
 
     def stationary_moment(self, step_size: float, zeta: float) -> tuple[float, float]:
         """F(b) = E |grad Phi|^2 in the stationary state of the exact stochastic method, and its spectral radius (4c).

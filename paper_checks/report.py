@@ -60,8 +60,8 @@ class Output:
             _, figure = save(FIGURES[claim.name](evidence), self.folder, claim.name)
         self._entries.append({"claim": claim, "verdict": verdict, "record": record, "figure": figure})
 
-    def finish(self, setting: Setting) -> None:
-        """Write verdicts.json and report.html."""
+    def write(self, setting: Setting) -> None:
+        """Write verdicts.json and report.html of the claims added so far."""
         write_atomically(self.folder / "verdicts.json", _json([entry["record"] for entry in self._entries]))
         write_atomically(self.folder / "report.html", page(self._entries, setting).encode())
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_SMALL = 2**14  # numbers in all matrices of a batch, up to which multiply and sum is the fastest product
+
 Parameters = dict[str, Tensor]  # phi: named tensors, each with optional leading replica axes
 
 
@@ -31,9 +33,9 @@ class Tasks:
     index: Tensor
     tensors: dict[str, Tensor]
 
-    def __init__(self, index: Tensor, /, **tensors: Tensor):
-        if reserved := {"index", "tensors", "to"} & tensors.keys():
-            raise ValueError(f"expected task tensors named otherwise than index, tensors, to; got {sorted(reserved)}")
+    def __init__(self, index: Tensor, **tensors: Tensor):
+        if reserved := {"tensors", "to"} & tensors.keys():
+            raise ValueError(f"expected task tensors named otherwise than tensors, to; got {sorted(reserved)}")
         for name, tensor in tensors.items():
             if tensor.shape[: index.dim()] != index.shape:
                 raise ValueError(
@@ -278,6 +280,8 @@ class Problem:
     def check(self) -> None:
         """Raise TypeError or ValueError where the data are not tensors of finite values."""
         for name, tensor in (getattr(self, "data", None) or {}).items():
+            if name in ("index", "tensors", "to"):
+                raise ValueError(f"expected data named otherwise than index, tensors, to; got {name!r}")
             if not isinstance(tensor, Tensor):
                 raise TypeError(f"expected data {name!r} to be a torch.Tensor, got {type(tensor).__name__}")
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -301,10 +305,13 @@ def map_parameters(function: Callable[..., Tensor], phi: Parameters, *others: Ma
 def matvec(matrix: Tensor, vector: Tensor) -> Tensor:
     """matrix @ vector for each task: (..., B, m, n) and (..., B, n) give (..., B, m); matrices may lack replica axes.
 
-    Written as a row vector times the transpose, which a batched product does twice as fast as the column (256 x 8
-    matrices of 20 x 20 on two cores: 126 against 276 us; multiply and sum: 217); matrices that all replicas share
-    become one product for each task.
+    A few small matrices are multiplied and summed, which stays on one thread (a batched product wakes them all, and
+    waits for them on a busy machine). Many are a row vector times the transpose, which a batched product does twice as
+    fast as the column (256 x 8 matrices of 20 x 20: 126 against 276 us; multiply and sum: 217); those that all
+    replicas share become one product for each task.
     """
+    if max(matrix.numel(), matrix.shape[-2] * vector.numel()) <= _SMALL:
+        return (matrix * vector.unsqueeze(-2)).sum(-1)
     if matrix.dim() <= vector.dim():
         return torch.einsum("...ij,...j->...i", matrix, vector)
     return (vector.unsqueeze(-2) @ matrix.mT).squeeze(-2)

@@ -32,6 +32,7 @@ class ProxLogistic(Problem):
         prox: float = 1.0,
         regulariser: float = 0.1,
     ):
+        X, y, X_val, y_val = (torch.as_tensor(array) for array in (X, y, X_val, y_val))
         for name, features, labels in (("X", X, y), ("X_val", X_val, y_val)):
             if features.dim() != 3 or labels.shape != features.shape[:2]:
                 raise ValueError(

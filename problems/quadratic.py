@@ -253,7 +253,7 @@ def _floating(name: str, value: ArrayLike | Tensor) -> Tensor:
         raise TypeError(f"expected {name} an array of numbers, got {type(value).__name__}") from error
     if tensor.is_complex():
         raise TypeError(f"expected {name} an array of real numbers, got {tensor.dtype}")
-    return tensor.detach() if tensor.is_floating_point() else tensor.double()
+    return tensor.detach().clone() if tensor.is_floating_point() else tensor.double()
 
 
 def _require_symmetric(name: str, matrices: Tensor) -> None:

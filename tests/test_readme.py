@@ -18,6 +18,12 @@ def test_the_example_of_an_own_problem_converges_in_every_replica():
     assert bool((final < 1e-30).all())
 
 
+def test_every_linked_file_exists():
+    linked = re.findall(r"\]\(([^)]+)\)", README)
+    assert linked
+    assert all((Path(__file__).parent.parent / path).is_file() for path in linked)
+
+
 def test_every_make_target_it_names_exists():
     makefile = (Path(__file__).parent.parent / "Makefile").read_text()
     named = set(re.findall(r"`?make (\w+)", README)) - {"it"}

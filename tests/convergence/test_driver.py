@@ -549,3 +549,14 @@ def test_the_tasks_on_a_gpu_are_those_on_the_cpu(quadratic, endless):
         assert theirs.index.device.type == getattr(theirs, name).device.type == "cuda"
         assert torch.equal(theirs.index.cpu(), ours.index)
         assert torch.equal(getattr(theirs, name).cpu(), getattr(ours, name))
+
+
+def test_a_run_is_converged_only_where_every_replica_is(quadratic):
+    lone = [run(quadratic, METHOD, iterations=30, seed=r).trace["grad_norm_sq"] for r in range(3)]
+    last = torch.stack([trace[-1] for trace in lone])
+    middle = float(last.sort().values[1])  # reached by some of the replicas within 30 iterations, not by all
+    mixed = run(quadratic, METHOD, iterations=30, replicas=3, stop_at={"grad_norm_sq": middle})
+    assert set(mixed.statuses) == {Status.CONVERGED, Status.MAX_ITERATIONS}
+    assert mixed.status is Status.MAX_ITERATIONS
+    every = run(quadratic, METHOD, iterations=30, replicas=3, stop_at={"grad_norm_sq": 2 * float(last.max())})
+    assert every.status is Status.CONVERGED
