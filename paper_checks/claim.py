@@ -238,26 +238,33 @@ def at_most(
     quantity: str, measured: npt.ArrayLike, bound: npt.ArrayLike, *, cells: Iterable[object] | None = None
 ) -> Comparison:
     """measured <= bound in every cell: consistent with a bound. The maximum is judged, never an average."""
-    measured, bound = np.broadcast_arrays(np.asarray(measured, float), np.asarray(bound, float))
-    measured, bound = measured.ravel(), bound.ravel()
-    excess = np.where(np.isfinite(measured), measured - bound, np.inf)
-    k = int(np.argmax(excess))
-    good = bool(excess[k] <= 0)
-    said = f"{'consistent with' if good else 'exceeds'} the bound, largest of {measured.size}"
-    return _compare(quantity, measured[k], "<=", bound[k], _holds(good), said, cell=_cell(cells, k, excess.size))
+    return _bounded(
+        quantity, measured, "<=", bound, ("consistent with the bound, largest", "exceeds the bound, largest"), cells
+    )
 
 
 def at_least(
     quantity: str, measured: npt.ArrayLike, bound: npt.ArrayLike, *, cells: Iterable[object] | None = None
 ) -> Comparison:
     """measured >= bound in every cell."""
-    measured, bound = np.broadcast_arrays(np.asarray(measured, float), np.asarray(bound, float))
-    measured, bound = measured.ravel(), bound.ravel()
-    lack = np.where(np.isfinite(measured), bound - measured, np.inf)
-    k = int(np.argmax(lack))
-    good = bool(lack[k] <= 0)
-    said = f"{'reached' if good else 'falls short'}, smallest of {measured.size}"
-    return _compare(quantity, measured[k], ">=", bound[k], _holds(good), said, cell=_cell(cells, k, lack.size))
+    return _bounded(quantity, measured, ">=", bound, ("reached, smallest", "falls short, smallest"), cells)
+
+
+def _bounded(
+    quantity: str,
+    measured: npt.ArrayLike,
+    relation: Literal["<=", ">="],
+    bound: npt.ArrayLike,
+    said: tuple[str, str],
+    cells: Iterable[object] | None,
+) -> Comparison:
+    measured, bound = (x.ravel() for x in np.broadcast_arrays(np.asarray(measured, float), np.asarray(bound, float)))
+    excess = measured - bound if relation == "<=" else bound - measured
+    excess = np.where(np.isfinite(measured), excess, np.inf)
+    k = int(np.argmax(excess))
+    good = bool(excess[k] <= 0)
+    reason = f"{said[0] if good else said[1]} of {measured.size}"
+    return _compare(quantity, measured[k], relation, bound[k], _holds(good), reason, cell=_cell(cells, k, excess.size))
 
 
 def mean_equals(
