@@ -69,6 +69,10 @@ def run(
     True
     """
     device = resolve_device(device)
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"expected a floating-point torch.dtype, got {dtype!r}")
+    if stop_at is not None and not isinstance(stop_at, Mapping):
+        raise ValueError(f'expected stop_at as {{"grad_norm_sq": 1e-10}}, got {stop_at!r}')
     iterations = integer("iterations", iterations, least=0)
     probe_every = integer("probe_every", probe_every, least=1)
     seed = integer("seed", seed, least=0)

@@ -116,6 +116,8 @@ def resolve_probes(
     finite: bool,
 ) -> list[Probe]:
     """The probes asked for, with those that `stop_at` needs. Functions are probes of the step."""
+    if isinstance(probes, str):
+        probes = (probes,)
     if probes is None:
         probes = ("grad_norm_sq",) if finite else ()
     found: dict[str, Probe] = {}

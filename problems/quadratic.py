@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from functools import cached_property
 from typing import Any
@@ -53,7 +54,9 @@ class Quadratic(Problem):
         if start is not None or gain is not None:
             given["start"] = start if start is not None else np.zeros(np.shape(b))
             given["gain"] = gain if gain is not None else np.zeros(np.shape(C))
-        self.data = {name: _floating(name, value) for name, value in given.items()}
+        arrays = {name: _floating(name, value) for name, value in given.items()}
+        widest = functools.reduce(torch.promote_types, (tensor.dtype for tensor in arrays.values()))
+        self.data = {name: tensor.to(widest) for name, tensor in arrays.items()}
         shape = self.data["C"].shape
         if len(shape) != 3 or 0 in shape:
             raise ValueError(f"expected C of shape (M, q, p) with M, q, p >= 1, got {tuple(shape)}")

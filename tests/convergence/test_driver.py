@@ -560,3 +560,21 @@ def test_a_run_is_converged_only_where_every_replica_is(quadratic):
     assert mixed.status is Status.MAX_ITERATIONS
     every = run(quadratic, METHOD, iterations=30, replicas=3, stop_at={"grad_norm_sq": 2 * float(last.max())})
     assert every.status is Status.CONVERGED
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"dtype": "float32"}, "expected a floating-point torch.dtype, got 'float32'"),
+        ({"dtype": torch.int64}, "expected a floating-point torch.dtype, got torch.int64"),
+        ({"stop_at": 1e-5}, "expected stop_at as .*, got 1e-05"),
+        ({"device": "meta"}, 'expected a device such as "cpu" or "cuda", got'),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_refused_in_a_sentence(quadratic, change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        run(quadratic, METHOD, iterations=1, **change)
+
+
+def test_one_probe_may_be_named_without_a_tuple(quadratic):
+    assert list(run(quadratic, METHOD, iterations=2, probes="value").trace) == ["value"]

@@ -233,3 +233,10 @@ def test_rounding_of_a_symmetric_matrix_is_no_asymmetry():
     base = arrays()
     base["A"][0, 0, 1] += 4 * EPS
     assert Quadratic(**base).tasks == M
+
+
+def test_arrays_of_several_precisions_take_the_widest():
+    base = Quadratic.random(tasks=2, p=2, q=3, kappa=2.0)
+    mixed = Quadratic(**{name: x.float() if name in "Ab" else x for name, x in base.data.items()})
+    assert {x.dtype for x in mixed.data.values()} == {torch.float64}
+    assert bool(torch.isfinite(mixed.upper_solution()["phi"]).all())
