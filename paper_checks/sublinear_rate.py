@@ -99,13 +99,12 @@ def judge(evidence: Evidence) -> list[Comparison]:
 
 
 def _instance(name: str, horizon: int, h: float, kappa: float) -> Tight:
-    dimension = 1 if kappa == 1 else 4
-    if name == "zigzag":  # powers of two, A diagonal: the orbit is exact in floating point
-        return Zigzag(horizon=horizon, smoothness=4.0, relative_step=h, kappa=kappa, dimension=dimension)
-    family = {"huber": Huber, "plateau": Plateau}[name]
-    return family.with_gap(
-        1.0, horizon=horizon, smoothness=3.0, relative_step=h, kappa=kappa, dimension=dimension, coupled=kappa > 1
-    )
+    """Powers of two throughout: with others rounding adds up to 1e-16 T^2 of the gradient by the end of the plateau."""
+    options = {"horizon": horizon, "smoothness": 4.0, "relative_step": h, "kappa": kappa}
+    options["dimension"] = 1 if kappa == 1 else 4
+    if name == "zigzag":  # A diagonal: its orbit must be exact in floating point
+        return Zigzag(**options)
+    return {"huber": Huber, "plateau": Plateau}[name](coupled=kappa > 1, **options)
 
 
 def _trace(setting: Setting, problem: Tight, kappa: float) -> np.ndarray:
