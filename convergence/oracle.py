@@ -94,7 +94,9 @@ class Oracle:
         its memory does not depend on how many products follow.
         """
         if self.problem.has("lower_hvp"):
-            product = lambda v: self._over_replicas(self.problem.lower_hvp, z.value, theta, v, tasks)  # noqa: E731
+
+            def product(v: Tensor) -> Tensor:
+                return self._over_replicas(self.problem.lower_hvp, z.value, theta, v, tasks)
         else:
             point = theta.detach().requires_grad_()
             with torch.enable_grad():

@@ -12,7 +12,7 @@ Predicted.
     run on batches, with K = N = 2 and theta, v of each task kept where they were left, is known exactly.
 Measured.
     |grad Phi|^2 by the closed form, averaged over time after a burn-in known from the spectral radius, one average a
-    seed; standard errors and the slope's 99.99 % interval (bootstrap) from whole seeds.
+    seed; standard errors and the slope's 99.99 % interval (bootstrap; the chance of |z| <= 4) from whole seeds.
 Refuted by.
     One cell with |z| > 4 at a standard error <= 2 % (larger: INCONCLUSIVE), an interval of the slope without 1 at a
     half-width <= 0.02, a floor above 1e-20 at b = M without replacement, or a phi_t off its

@@ -107,5 +107,8 @@ def _ratio(setting: Setting, eigenvalues: Array, solution: Array, e_0: Array, N:
     if warm:
         state = State(state.theta, torch.as_tensor(solution - e_0, device=setting.device)[None])
     v = method.step(oracle, phi, oracle.pool, state).v[0].cpu().numpy()
-    energy = lambda x: float(np.sqrt((eigenvalues * x * x).sum()))  # noqa: E731
-    return energy(v - solution) / energy(e_0)
+    return _energy(eigenvalues, v - solution) / _energy(eigenvalues, e_0)
+
+
+def _energy(eigenvalues: Array, x: Array) -> float:
+    return float(np.sqrt((eigenvalues * x * x).sum()))

@@ -168,7 +168,9 @@ def test_a_growth_of_the_potential_is_drawn_below_the_guarantee():
 def test_a_run_that_ended_at_once_is_drawn():
     evidence = make("deterministic_exact", 1)
     short = {name: values[:1] for name, values in evidence.items() if name.startswith(("V_", "grad_norm_sq_"))}
-    deterministic_exact.draw(evidence | short).draw_without_rendering()
+    figure = deterministic_exact.draw(evidence | short)
+    figure.draw_without_rendering()
+    assert {len(line.get_xdata()) for line in figure.axes[1].lines if not is_dashed(line)} == {1}
 
 
 def test_a_hit_that_never_came_leaves_a_gap_and_the_law():
