@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import TypeVar
 
 import typer
 
 WRONG_USAGE = 2
+BROKEN = 70  # a defect of this package or of what it runs: neither a verdict nor wrong usage
 T = TypeVar("T")
 
 
@@ -29,7 +31,7 @@ def named(catalogue: Mapping[str, T], name: str, kind: str) -> T:
 
 
 def main(app: typer.Typer) -> None:
-    """Run the command line; wrong usage ends in one line on standard error and exit status 2."""
+    """Run the command line; wrong usage ends in one line on standard error and exit status 2, a defect with 70."""
     try:
         code = app(standalone_mode=False)  # some releases of Typer return the exit status, others raise it
         sys.exit(code if isinstance(code, int) else 0)
@@ -41,7 +43,8 @@ def main(app: typer.Typer) -> None:
         _refuse(str(error))
     except Exception as error:  # what the option parser rejects; its class differs between releases of Typer
         if not hasattr(error, "format_message"):
-            raise
+            traceback.print_exc()
+            sys.exit(BROKEN)
         _refuse(error.format_message())
 
 

@@ -58,8 +58,8 @@ def run(
     phi0           the start, with or without a replica axis; by default drawn by the problem from the seed
 
     Raises ValueError on wrong arguments, RunFailed (which carries the result) on BREAKDOWN or NON_FINITE unless
-    `raise_on_failure` is False, ReferenceFailed where a probe finds no true gradient though the method went on (then
-    too unless told not to: the trace holds NaN).
+    `raise_on_failure` is False, ReferenceFailed where a probe finds no true gradient though the method
+    went on (with `raise_on_failure` False its trace holds NaN).
 
     >>> from problems import Quadratic
     >>> from convergence import MemoryReduced, run
@@ -76,10 +76,9 @@ def run(
     iterations = integer("iterations", iterations, least=0)
     probe_every = integer("probe_every", probe_every, least=1)
     seed = integer("seed", seed, least=0)
-    if replicas is not None:
-        replicas = integer("replicas", replicas, least=1, otherwise="None or ")
-    if batch is not None:
-        batch = integer("batch", batch, least=1, otherwise="None or ")
+    replicas = None if replicas is None else integer("replicas", replicas, least=1, otherwise="None or ")
+    batch = None if batch is None else integer("batch", batch, least=1, otherwise="None or ")
+    lead = () if replicas is None else (replicas,)
     problem.check()
     problem = problem.to(device, dtype)
     seeds = tuple(seed + r for r in range(replicas or 1))
@@ -90,8 +89,8 @@ def run(
     state = method.start(oracle, phi)
 
     began = time.perf_counter()
-    recorder = Recorder(wanted, stop_at or {}, lead=() if replicas is None else (replicas,), device=device)
-    running = Running(() if replicas is None else (replicas,), device)
+    recorder = Recorder(wanted, stop_at or {}, lead=lead, device=device)
+    running = Running(lead, device)
     snapshot: Snapshot | None = None
     with _progress_bar(progress, iterations) as advance:
         for t in range(iterations):

@@ -65,7 +65,8 @@ def list_claims() -> None:
 
 
 @app.command(
-    epilog="Exit status: 0 every claim HOLDS, 1 some VIOLATED, 2 wrong usage, 3 none violated but some INCONCLUSIVE."
+    epilog="Exit status: 0 every claim HOLDS, 1 some VIOLATED, 2 wrong usage, 3 none violated but some INCONCLUSIVE, "
+    "70 a claim could not be judged."
 )
 def run(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Claims; all by default.")] = None,
@@ -91,7 +92,10 @@ def run(
     verdicts: list[Verdict] = []
     for number_of, claim in enumerate(claims, 1):
         with console.status(f"{claim.name} ({number_of} of {len(claims)}): {claim.title}"):
-            verdict, evidence = claim.verdict(setting)
+            try:
+                verdict, evidence = claim.verdict(setting)
+            except ValueError as error:  # of the claim, not of these options
+                raise RuntimeError(f"{claim.name} could not be judged: {error}") from error
             output.add(claim, verdict, evidence)
             output.write(setting)  # after each claim: what is finished is kept
         verdicts.append(verdict)

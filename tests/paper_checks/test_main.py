@@ -117,6 +117,18 @@ def test_the_exit_status_says_the_worst_outcome(monkeypatch, capsys, tmp_path, m
     assert "toy" in out
 
 
+def test_a_claim_that_breaks_is_neither_a_verdict_nor_wrong_usage(monkeypatch, capsys, tmp_path):
+    def broken(setting):
+        raise ValueError("log of nothing")
+
+    claim = Claim("toy", "A toy", dict.fromkeys(SECTIONS, "text"), broken, lambda evidence: [], broken, "nothing")
+    monkeypatch.setitem(CLAIMS, "toy", claim)
+    code, _, err = call(monkeypatch, capsys, "cg_rate", "toy", "--out", tmp_path)
+    assert code == 70
+    assert "toy could not be judged: log of nothing" in err
+    assert [v["claim"] for v in json.loads((tmp_path / "verdicts.json").read_text())] == ["cg_rate"]  # kept
+
+
 def _ones():
     import numpy as np
 
