@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 from typer.core import TyperGroup
 
@@ -91,9 +93,14 @@ def run(
     console = Console()
     verdicts: list[Verdict] = []
     for number_of, claim in enumerate(claims, 1):
-        with console.status(f"{claim.name} ({number_of} of {len(claims)}): {claim.title}"):
+        heading = f"{claim.name} ({number_of} of {len(claims)})"
+        with console.status(f"{heading}: {claim.title}") as status:
+
+            def report(what: str, status: Status = status, heading: str = heading) -> None:
+                status.update(f"{heading}: {what}")
+
             try:
-                verdict, evidence = claim.verdict(setting)
+                verdict, evidence = claim.verdict(replace(setting, report=report))
             except ValueError as error:  # of the claim, not of these options
                 raise RuntimeError(f"{claim.name} could not be judged: {error}") from error
             output.add(claim, verdict, evidence)

@@ -93,22 +93,22 @@ def _cells(setting: Setting, *, draw_with: dict[bool, bool]) -> Evidence:
     # varrho = 1/5: 17 lower steps leave 1e-12 of theta's error; N = q makes v exact
     method = setting.method(lower_steps=17, cg_steps=4, upper_step_size=beta, warm_start=True)
     rows, moments = [], []
-    for replacement in SAMPLINGS:
-        for batch in BATCHES + ((POOL,) if replacement else ()):
-            law, radius = theory.stationary_moment(beta, zeta(batch, POOL, replacement=replacement))
-            discard = burn_in(radius)
-            result = solve(
-                problem,
-                method,
-                iterations=discard + setting.pick(250, 1000),
-                batch=batch,
-                replacement=draw_with[replacement],
-                seed=setting.seed,
-                replicas=setting.pick(256, 1024),
-                device=setting.device,
-            )
-            rows.append((batch, replacement, zeta(batch, POOL, replacement=replacement), law))
-            moments.append(result.trace["grad_norm_sq"][discard:].mean(0).numpy())
+    cells = [(replacement, batch) for replacement in SAMPLINGS for batch in BATCHES + ((POOL,) if replacement else ())]
+    for replacement, batch in setting.track(cells, "batch sizes"):
+        law, radius = theory.stationary_moment(beta, zeta(batch, POOL, replacement=replacement))
+        discard = burn_in(radius)
+        result = solve(
+            problem,
+            method,
+            iterations=discard + setting.pick(250, 1000),
+            batch=batch,
+            replacement=draw_with[replacement],
+            seed=setting.seed,
+            replicas=setting.pick(256, 1024),
+            device=setting.device,
+        )
+        rows.append((batch, replacement, zeta(batch, POOL, replacement=replacement), law))
+        moments.append(result.trace["grad_norm_sq"][discard:].mean(0).numpy())
     full = solve(
         problem,
         method,

@@ -39,7 +39,7 @@ def run(setting: Setting) -> Evidence:
     """Ratios on the Chebyshev spectrum, cold and warm, and on random spectra."""
     rng = np.random.default_rng([setting.seed, 4])
     cells, ratios, predicted = [], [], []
-    for kappa in (4.0, 10.0, 100.0, 1e3, 1e4):
+    for kappa in setting.track((4.0, 10.0, 100.0, 1e3, 1e4), "condition numbers"):
         for N in setting.pick((1, 2, 3, 4, 6, 8, 12, 16, 20), tuple(range(1, 21))):
             spectrum = Chebyshev.of(N, kappa)
             e_0 = spectrum.weights / spectrum.eigenvalues

@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import ModuleType
@@ -46,16 +46,24 @@ class Setting:
     """How a claim is run: `scale`, `seed`, `device`, and the `method` under judgement.
 
     `method` is called with lower_steps, lower_step_size, cg_steps, upper_step_size, warm_start.
+    `report` hears what is being measured, see `track`.
     """
 
     scale: Scale = "smoke"
     seed: int = 0
     device: str = "cpu"
     method: Callable[..., Any] = MemoryReduced
+    report: Callable[[str], None] = field(default=lambda text: None, repr=False, compare=False)
 
     def pick(self, smoke: T, paper: T) -> T:
         """The value for this scale."""
         return smoke if self.scale == "smoke" else paper
+
+    def track(self, cells: Sequence[T], what: str) -> Iterator[T]:
+        """The cells one by one; before each, `report` hears which it is: a claim's progress."""
+        for k, cell in enumerate(cells, 1):
+            self.report(f"{what}, {k} of {len(cells)}")
+            yield cell
 
 
 @dataclass(frozen=True)

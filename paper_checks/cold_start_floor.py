@@ -66,7 +66,7 @@ def judge(evidence: Evidence) -> list[Comparison]:
 
 def _over_lower_steps(setting: Setting) -> Evidence:
     rows, left_out = [], 0
-    for instance in range(setting.pick(2, 8)):
+    for instance in setting.track(range(setting.pick(2, 8)), "instances over K"):
         for gain in (False, True):
             kappa = (5.0, 20.0)[instance % 2]
             problem = Quadratic.random(

@@ -69,7 +69,8 @@ def judge(evidence: Evidence) -> list[Comparison]:
 
 def _first_hits(setting: Setting) -> Evidence:
     rows = []
-    for eps in setting.pick((1e-1, 3e-2, 1e-2, 3e-3, 1e-3), (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)):
+    thresholds = setting.pick((1e-1, 3e-2, 1e-2, 3e-3, 1e-3), (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4))
+    for eps in setting.track(thresholds, "thresholds of Huber"):
         # L Delta = 1; the hardest instance has |grad Phi|^2 = 2 / (2 N + 1) just above eps
         N = math.ceil((2 / eps - 1) / 2) - 1
         problem = Huber.with_gap(0.25, horizon=N + 1, smoothness=4.0, kappa=10.0, dimension=4, coupled=True)

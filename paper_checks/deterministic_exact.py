@@ -78,7 +78,7 @@ def _warm(setting: Setting, *, kappas: tuple[float, ...]) -> Evidence:
     cells = [(kappa, K, N) for kappa in kappas for K, N in STEPS]
     evidence: Evidence = {"cells": np.array(cells)}
     betas = []
-    for k, (kappa, K, N) in enumerate(cells):
+    for k, (kappa, K, N) in enumerate(setting.track(cells, "warm runs")):
         problem = Quadratic.random(tasks=5, p=3, q=4, kappa=kappa, seed=setting.seed + 1)
         constants = problem.constants
         alpha = constants.lower_step_size

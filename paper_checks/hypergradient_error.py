@@ -83,7 +83,7 @@ def _one_step(setting: Setting, problem: Problem, phi: dict[str, torch.Tensor], 
 def _identity(setting: Setting) -> Evidence:
     rng = np.random.default_rng([setting.seed, 1])
     measured, predicted = [], []
-    for k in range(setting.pick(40, 400)):
+    for k in setting.track(range(setting.pick(40, 400)), "instances of the identity"):
         q, kappa = int(rng.integers(2, 9)), float(rng.choice([1.5, 10.0, 100.0]))
         problem = Quadratic.random(tasks=3, p=4, q=q, kappa=kappa, seed=setting.seed + k)
         K, N = int(rng.integers(0, 12)), int(rng.integers(1, q + 1))

@@ -52,14 +52,14 @@ def control(setting: Setting) -> Evidence:
 def _peaks(setting: Setting, *, counts: np.ndarray) -> Evidence:
     evidence = {
         "counts": counts,
-        "over_K": np.array([_peak(setting, K=int(K), N=5) for K in counts], float),
-        "over_N": np.array([_peak(setting, K=5, N=int(N)) for N in counts], float),
+        "over_K": np.array([_peak(setting, K=int(K), N=5) for K in setting.track(counts, "lower steps")], float),
+        "over_N": np.array([_peak(setting, K=5, N=int(N)) for N in setting.track(counts, "CG steps")], float),
         "over_T": np.array([_run_peak(setting, T=T) for T in (3, 30, 100)], float),
         "unrolled_K": np.array(setting.pick((2, 4, 8, 16, 32, 64), tuple(range(2, 65)))),
         "cuda": np.array(setting.device.startswith("cuda")),
     }
     for size, (q, n) in enumerate(SIZES):
-        both = [_unrolled(setting, int(K), q, n) for K in evidence["unrolled_K"]]
+        both = [_unrolled(setting, int(K), q, n) for K in setting.track(evidence["unrolled_K"], "unrolled steps")]
         peak, tape = (np.array(column, float) for column in zip(*both, strict=True))
         evidence |= {
             f"unrolled_{size}": peak,

@@ -122,3 +122,9 @@ def test_a_run_that_diverges_is_a_violation_with_its_status():
 def test_a_docstring_without_its_sections_is_refused():
     with pytest.raises(ValueError, match="missing"):
         parse("Title.\n\nStatement.\n    Something.\n")
+
+
+def test_a_claim_reports_which_cell_it_measures():
+    heard = []
+    assert list(Setting(report=heard.append).track("ab", "cells")) == ["a", "b"]
+    assert heard == ["cells, 1 of 2", "cells, 2 of 2"]
