@@ -2,18 +2,26 @@
 
 from problems.base import Constants, Parameters, Problem, Tasks, map_parameters
 from problems.catalogue import PROBLEMS
+from problems.embedded import Embedded
+from problems.heads import ProxHeads
 from problems.logistic import ProxLogistic
+from problems.proximal import Proximal
 from problems.quadratic import Quadratic
+from problems.softmax import ProxSoftmax
 from problems.tight import Huber, Plateau, Tight, Zigzag
 
 __all__ = [
     "PROBLEMS",
     "Constants",
+    "Embedded",
     "Huber",
     "Parameters",
     "Plateau",
     "Problem",
+    "ProxHeads",
     "ProxLogistic",
+    "ProxSoftmax",
+    "Proximal",
     "Quadratic",
     "Tasks",
     "Tight",

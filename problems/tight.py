@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from functools import cached_property
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from problems.base import Constants, Parameters, Problem, Tasks, matvec
+from problems.base import Parameters
+from problems.embedded import Embedded
 
 
-class Tight(Problem):
-    """g_i = 1/2 (theta - phi)'A (theta - phi),  f_i = h(theta_1) + xi_i'theta,  sum_i xi_i = 0.
+class Tight(Embedded):
+    """h(theta_1) embedded in `dimension` coordinates, a profile h on the line that attains a bound.
 
-    theta*(phi) = phi, so Phi(phi) = h(phi_1) whatever the lower level is; A has eigenvalues log-spaced from
-    1/kappa to 1 = L. With kappa = 1 and K = N = alpha = 1 the algorithm is gradient descent on h in exact
-    arithmetic. `coupled` rotates A, so that every eigenvalue takes part in every task; without it theta_1 is the
-    eigenvector of L. A cold lower level starts at theta = phi.
+    Phi(phi) = h(phi_1); see `Embedded` for the lower level, and for `kappa`, `coupled` and `tasks`.
 
     Step size h / smoothness with relative_step = h. The start x_0 and h make the first `horizon` iterates of
     gradient descent all have |grad Phi| = gradient: no guarantee for the class can be better.
@@ -28,10 +24,7 @@ class Tight(Problem):
     horizon        T, the number of iterates (T - 1 steps)
     smoothness     Lipschitz constant of grad Phi
     gradient       the value of |grad Phi| on the first T iterates; `with_gap` chooses it from Phi(phi_0) - Phi*
-    tasks          M; more than one adds slopes xi_i = +- gradient along the axes, in pairs that cancel
     """
-
-    broadcasts_replicas = True
 
     def __init__(
         self,
@@ -40,26 +33,17 @@ class Tight(Problem):
         smoothness: float = 4.0,
         gradient: float = 1.0,
         relative_step: float = 1.0,
-        kappa: float = 1.0,
         dimension: int = 1,
-        coupled: bool = False,
-        tasks: int = 1,
-        seed: int = 0,
+        **embedding: Any,
     ):
-        for name, count in (("horizon", horizon), ("dimension", dimension), ("tasks", tasks)):
-            if count < 1:
-                raise ValueError(f"expected {name} >= 1, got {count}")
+        if horizon < 1:
+            raise ValueError(f"expected horizon >= 1, got {horizon}")
         if not (smoothness > 0 and gradient > 0 and 0 < relative_step <= 1):
             raise ValueError(
                 "expected smoothness > 0, gradient > 0 and 0 < relative_step <= 1, "
                 f"got {smoothness}, {gradient}, {relative_step}"
             )
-        if not 1 <= kappa < math.inf or (dimension == 1 and kappa != 1):
-            raise ValueError(
-                f"expected kappa >= 1, and kappa = 1 in dimension 1, got kappa {kappa}, dimension {dimension}"
-            )
-        if tasks != 1 and tasks % 2:
-            raise ValueError(f"expected one task or an even number (slopes cancel in pairs), got {tasks}")
+        super().__init__(dimension=dimension, slope=gradient, **embedding)
         self.steps = horizon - 1
         self.horizon, self.smoothness, self.gradient, self.relative_step = (
             horizon,
@@ -68,18 +52,6 @@ class Tight(Problem):
             relative_step,
         )
         self.upper_step_size = relative_step / smoothness
-        self.p = self.q = dimension
-
-        A = np.diag(np.geomspace(1.0, 1 / kappa, dimension))
-        if coupled:
-            rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((dimension, dimension)))
-            A = rotation @ A @ rotation.T
-            A = (A + A.T) / 2
-        slopes = np.zeros((tasks, dimension))
-        for pair in range(tasks // 2):
-            slopes[2 * pair, pair % dimension] = gradient
-            slopes[2 * pair + 1, pair % dimension] = -gradient
-        self.data = {"A": torch.as_tensor(np.tile(A, (tasks, 1, 1))), "slope": torch.as_tensor(slopes)}
 
     @classmethod
     def with_gap(cls, gap: float, *, horizon: int, smoothness: float = 4.0, **options: Any) -> Self:
@@ -121,85 +93,31 @@ class Tight(Problem):
     def law(self) -> float:
         """min over the first T iterates of |grad Phi|^2, divided by smoothness * gap: the exact law in T and h."""
 
-    # ---- the two levels
+    # ---- the profile along the first coordinate
 
-    def phi0(self, rng: torch.Generator) -> Parameters:
-        """x_0 in the first coordinate, zero in the others; not random."""
-        start = self.data["slope"].new_zeros(self.p)
+    @property
+    def start(self) -> Tensor:
+        """x_0 in the first coordinate, zero in the others."""
+        start = torch.zeros(self.p, dtype=torch.float64)
         start[0] = self.x0
-        return {"phi": start}
+        return start
 
-    def theta0(self, phi: Parameters, tasks: Tasks) -> Tensor:
-        """phi itself."""
-        row = phi["phi"].unsqueeze(-2)
-        return row.expand(*torch.broadcast_shapes(row.shape[:-1], tasks.index.shape), self.q)
+    @property
+    def steepest(self) -> float:
+        """`gradient`."""
+        return self.gradient
 
-    def lower(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
-        """1/2 (theta - phi)'A (theta - phi)."""
-        return 0.5 * ((theta - features["phi"].unsqueeze(-2)) * self.lower_gradient(features, theta, tasks)).sum(-1)
+    def objective(self, x: Tensor) -> Tensor:
+        """h(x_1)."""
+        return self.profile(x[..., 0])
 
-    def upper(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
-        """h(theta_1) + xi'theta."""
-        return self.profile(theta[..., 0]) + (tasks.slope * theta).sum(-1)
-
-    def lower_gradient(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
-        """A (theta - phi)."""
-        return self.lower_hvp(features, theta, theta - features["phi"].unsqueeze(-2), tasks)
-
-    def lower_hvp(self, features: Any, theta: Tensor, v: Tensor, tasks: Tasks) -> Tensor:
-        """A v."""
-        return matvec(tasks.A, v)
-
-    def upper_gradient(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
-        """h'(theta_1) e_1 + xi."""
-        first = torch.nn.functional.pad(self.profile_slope(theta[..., :1]), (0, self.q - 1))
-        return first + tasks.slope
-
-    def surrogate_gradient(self, phi: Parameters, features: Any, theta: Tensor, v: Tensor, tasks: Tasks) -> Parameters:
-        """mean_i A v_i."""
-        return {"phi": matvec(tasks.A, v).mean(-2)}
-
-    # ---- exact solutions
-
-    def lower_solution(self, phi: Parameters, tasks: Tasks) -> Tensor:
-        """phi for each task."""
-        return self.theta0(phi, tasks)
-
-    def value(self, phi: Parameters) -> Tensor:
-        """h(phi_1)."""
-        return self.profile(phi["phi"][..., 0])
-
-    def hypergradient(self, phi: Parameters) -> Parameters:
-        """h'(phi_1) e_1."""
-        slope = torch.zeros_like(phi["phi"])
-        slope[..., 0] = self.profile_slope(phi["phi"][..., 0])
-        return {"phi": slope}
+    def objective_gradient(self, x: Tensor) -> Tensor:
+        """h'(x_1) e_1."""
+        return torch.nn.functional.pad(self.profile_slope(x[..., :1]), (0, self.p - 1))
 
     def upper_solution(self) -> Parameters:
         """The origin."""
         return {"phi": self.data["slope"].new_zeros(self.p)}
-
-    @cached_property
-    def constants(self) -> Constants:  # type: ignore[override]  # from the eigenvalues of A
-        """Exact; Lambda = smoothness since d2g/dphi dtheta (d2g/dtheta2)^-1 is the identity."""
-        eigenvalues = torch.linalg.eigvalsh(self.data["A"][0].double())
-        mu, L = float(eigenvalues[0]), float(eigenvalues[-1])
-        slopes = self.data["slope"].double()
-        return Constants(
-            mu=mu,
-            L=L,
-            L_c=L,
-            rho_1=0.0,
-            rho_2=0.0,
-            ell=self.smoothness,
-            ell_1=0.0,
-            B=self.gradient + float(slopes.norm(dim=-1).max()),
-            Lambda=self.smoothness,
-            tau=1.0,
-            nu=self.smoothness / mu,
-            L_Phi=self.smoothness,
-            sigma_sq=float(slopes.square().sum(-1).mean()),
-        )
 
 
 class Huber(Tight):
