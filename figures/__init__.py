@@ -15,6 +15,7 @@ from figures import (
     hypergradient_error,
     memory,
     sublinear_rate,
+    sublinear_tail,
 )
 from figures.style import Evidence
 
@@ -24,6 +25,7 @@ FIGURES: dict[str, Callable[[Evidence], Figure]] = {
     "deterministic_exact": deterministic_exact.draw,
     "cold_start_floor": cold_start_floor.draw,
     "sublinear_rate": sublinear_rate.draw,
+    "sublinear_tail": sublinear_tail.draw,
     "batch_size_decay": batch_size_decay.draw,
     "complexity": complexity.draw,
     "memory": memory.draw,

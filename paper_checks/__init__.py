@@ -11,6 +11,7 @@ from paper_checks import (
     hypergradient_error,
     memory,
     sublinear_rate,
+    sublinear_tail,
 )
 from paper_checks.claim import Claim, Comparison, Evidence, Outcome, Setting, Verdict
 
@@ -21,6 +22,7 @@ MODULES: tuple[ModuleType, ...] = (
     deterministic_exact,
     cold_start_floor,
     sublinear_rate,
+    sublinear_tail,
     batch_size_decay,
     complexity,
     memory,

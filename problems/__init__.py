@@ -8,6 +8,7 @@ from problems.logistic import ProxLogistic
 from problems.proximal import Proximal
 from problems.quadratic import Quadratic
 from problems.softmax import ProxSoftmax
+from problems.tails import PowerTail, PowerWell
 from problems.tight import Huber, Plateau, Tight, Zigzag
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "Huber",
     "Parameters",
     "Plateau",
+    "PowerTail",
+    "PowerWell",
     "Problem",
     "ProxHeads",
     "ProxLogistic",

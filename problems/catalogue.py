@@ -7,6 +7,7 @@ from collections.abc import Callable
 from problems.base import Problem
 from problems.logistic import ProxLogistic
 from problems.quadratic import Quadratic
+from problems.tails import PowerTail, PowerWell
 from problems.tight import Huber, Plateau, Zigzag
 
 # name -> a small instance as a function of the seed
@@ -19,5 +20,9 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "huber": lambda seed: Huber(horizon=20, kappa=10.0, dimension=4, coupled=True, tasks=4, seed=seed),
     "plateau": lambda seed: Plateau(horizon=20, kappa=10.0, dimension=4, coupled=True, tasks=4, seed=seed),
     "zigzag": lambda seed: Zigzag(horizon=20, kappa=10.0, dimension=3, tasks=2, seed=seed),
+    "power-tail": lambda seed: PowerTail(
+        [0.5, 2.0, 1.0], ripples=[0.0, 0.0, 0.5], frequencies=[1.0, 1.0, 4.0], kappa=10.0, coupled=True, tasks=4, seed=seed
+    ),
+    "power-well": lambda seed: PowerWell([3.0, 5.0], kappa=10.0, coupled=True, tasks=2, seed=seed),
     "prox-logistic": lambda seed: ProxLogistic.random(tasks=6, q=5, examples=20, seed=seed),
 }

@@ -63,6 +63,17 @@ def sublinear_rate(n):
     return {"family": family, "kappa": kappa, "T": T, "h": h, "min": law, "law": law, "sum": T / (2 * T - 1)}
 
 
+def sublinear_tail(n):
+    kind, exponent = [0.0, 0.0, 1.0, 2.0], np.array([0.1, 1.0, 1.0, 4.0])
+    a = np.where(np.array(kind) == 2, -exponent, exponent)
+    e = 2 * (a + 1) / (a + 2)
+    t = 32.0 * np.arange(4 * n + 1)
+    law = np.maximum(t, 1)[:, None] ** -e
+    local_t = 32 * 4.0 ** np.arange(n)
+    curves = {"t": t, "square": law, "law": law, "leading": law[-1], "local_t": local_t, "local": np.tile(e, (n, 1))}
+    return {"kind": kind, "exponent": exponent, "e": e, **curves, "shift": np.full(4, 0.3), "allowed": 1e-2}
+
+
 def batch_size_decay(n):
     iid, batch = grid([1.0, 0.0], 2.0 ** np.arange(n))
     pool = 2.0**n
@@ -100,6 +111,7 @@ MAKERS = {
         deterministic_exact,
         cold_start_floor,
         sublinear_rate,
+        sublinear_tail,
         batch_size_decay,
         complexity,
         memory,

@@ -25,6 +25,7 @@ MEASURED = {
     "deterministic_exact": ("floor", "grad_norm_sq_0"),
     "cold_start_floor": ("K_floor", "N_floor"),
     "sublinear_rate": ("min",),
+    "sublinear_tail": ("square", "local"),
     "batch_size_decay": ("moment", "all_tasks_trace"),
     "complexity": ("huber_hit", "counted", "evaluated"),
 }
@@ -34,6 +35,7 @@ LAWS = {
     "deterministic_exact": ("floor_law", "beta"),
     "cold_start_floor": ("K_law", "N_law"),
     "sublinear_rate": ("law",),
+    "sublinear_tail": ("law", "e"),
     "batch_size_decay": ("law",),
     "complexity": ("huber_law", "T_eps"),
     "memory": ("law_0", "law_1"),

@@ -14,7 +14,19 @@ from torch import Tensor
 from torch.func import grad, jacrev
 
 from convergence import MemoryReduced, Oracle, reference, run
-from problems import PROBLEMS, Constants, Parameters, Plateau, Problem, Quadratic, Tasks, Tight
+from problems import (
+    PROBLEMS,
+    Constants,
+    Embedded,
+    Parameters,
+    Plateau,
+    PowerTail,
+    PowerWell,
+    Problem,
+    Quadratic,
+    Tasks,
+    Tight,
+)
 from tests.independent import EPS, Dense, assert_near, norm
 from tests.strategies import normal
 
@@ -202,8 +214,12 @@ def smooth_points(problem: Problem, seed: int) -> list[Parameters]:
     """Points with no kink of the second derivative of Phi within 1/32, and where Phi is curved.
 
     The profiles of S6 are piecewise quadratic. One point lies in the middle of the quadratic part |x| < 1/4 (kinks
-    at 1/8 from it), the other halfway down the first dip, whose halves are at least 0.1125 long.
+    at 1/8 from it), the other halfway down the first dip, whose halves are at least 0.1125 long. Tails and wells have
+    kinks at 1.
     """
+    if isinstance(problem, (PowerTail, PowerWell)):
+        side = 1.5 if isinstance(problem, PowerTail) else 0.5
+        return [{"phi": side + 0.1 * normal(seed, problem.p).clamp(-2, 2)}]
     if not isinstance(problem, Tight):
         return [point(problem, seed)[0]]
     edge = problem.gradient / problem.smoothness
@@ -315,7 +331,7 @@ def test_a_constant_bounds_what_is_measured_and_equals_it_where_it_is_said_to_be
         else:
             assert found <= given + slack
         everywhere_the_same = {"mu", "L", "L_c", "rho_1", "rho_2", "ell_1", "tau", "sigma_sq"}
-        if isinstance(problem, Quadratic) or (isinstance(problem, Tight) and constant in everywhere_the_same):
+        if isinstance(problem, Quadratic) or (isinstance(problem, Embedded) and constant in everywhere_the_same):
             assert found == pytest.approx(given, abs=slack)
 
 

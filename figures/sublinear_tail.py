@@ -1,0 +1,40 @@
+"""How fast the squared gradient falls on fixed functions: its law over t, and the exponents of t."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from figures.marks import dashed, describe, dotted, groups, guide, key, measured, panels, predicted, shared_legend
+from figures.style import TAILS, Array, Evidence, paper_style
+
+
+@paper_style()
+def draw(evidence: Evidence) -> Figure:
+    """a: the squared derivatives and their law; b: exponents over a factor 4 from t on; c: the last ones over a, m."""
+    figure, (square, local, last) = panels(1, 3, height=3.0)
+    t, times = evidence["t"][1:], evidence["local_t"]
+    places = _spread(t)
+    for j, kind in enumerate(evidence["kind"].astype(int)):
+        series = TAILS[kind]
+        measured(square, t[places], evidence["square"][1:, j][places], series)
+        predicted(square, t, evidence["law"][1:, j], series.colour)
+        measured(local, times, evidence["local"][:, j], series)
+        predicted(local, times[[0, -1]], evidence["e"][[j, j]], series.colour)
+    for (kind,), own in groups(evidence["kind"]):
+        series = TAILS[int(kind)]
+        measured(last, evidence["exponent"][own], evidence["local"][-1][own], series)
+        predicted(last, evidence["exponent"][own], evidence["e"][own], series.colour)
+    guide(square, t[[0, -1]], evidence["square"][1].max() * t[0] / t[[0, -1]])
+    for axes in (local, last):
+        guide(axes, axes.dataLim.intervalx, [1, 1])
+    describe(square, x="upper iteration $t$", y=r"$(\partial_j \Phi(\phi_t))^2$", logarithmic="xy")
+    describe(local, x="upper iteration $t$", y="exponent $e$ between $t$ and $4t$", logarithmic="x")
+    describe(last, x="exponent $a$ or $m$ of the function", y="last exponent $e$", logarithmic="x")
+    shared_legend(figure, *map(key, TAILS), dashed("law"), dotted("$1/t$"), columns=5)
+    return figure
+
+
+def _spread(t: Array) -> Array:
+    """Some six places, evenly spread on a logarithmic axis."""
+    return np.unique(np.geomspace(1, len(t), 6).astype(int)) - 1
