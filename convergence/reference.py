@@ -21,6 +21,7 @@ _RESIDUAL = 1e-13  # of |grad g|, relative to 1 + |H| |theta|: docs/theory.md S7
 
 
 _DISTANCE = 1e-8  # of the last step, relative to 1 + |theta|: a small residual alone would do at a flat minimum
+_ROUNDING = 1e-14  # of a value of g, relative to 1 + |g|: a fall below it is not seen
 _SINGULAR = 1e-12  # an eigenvalue of the Hessian at theta*, relative to the largest norm met, that counts as zero
 
 
@@ -102,13 +103,19 @@ def _factor(problem: Problem, H: Tensor, least: Tensor | None = None) -> Tensor:
 
 
 def _damped(theta: Tensor, direction: Tensor, slope: Tensor, value: Any, gradient: Any) -> Tensor:
-    """theta + t direction, t = 1, 1/2, 1/4, ... for each row until the value falls enough or the gradient does."""
+    """theta + t direction, t = 1, 1/2, 1/4, ... for each row until the value falls enough.
+
+    Near theta* the value no longer tells: there it may stay within rounding if the gradient falls. Where it rises
+    by more, a smaller gradient is no progress: values and gradients that fall in turns are a cycle.
+    """
     now, size = value(theta), slope.norm(dim=-1)
+    level = now + _ROUNDING * (1 + now.abs())
     expected = (slope * direction).sum(-1)
     t = torch.ones_like(now)
     for _ in range(_MAX_HALVINGS):
         there = theta + t.unsqueeze(-1) * direction
-        good = (value(there) <= now + 1e-4 * t * expected) | (gradient(there).norm(dim=-1) <= 0.9 * size)
+        reached, smaller = value(there), gradient(there).norm(dim=-1) <= 0.9 * size
+        good = (reached <= now + 1e-4 * t * expected) | ((reached <= level) & smaller)
         if bool(good.all()):
             break
         t = torch.where(good, t, t / 2)

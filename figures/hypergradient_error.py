@@ -11,13 +11,14 @@ from figures.style import BLUE, FAMILIES, Evidence, Series, paper_style
 
 ROUNDING = 1e-12  # of |grad Phi|: what the claim allows
 SMALLEST_RATIO = 1e-6  # where the axis begins
+NAMES = ("quadratic", "proximal", "logistic", "softmax")  # by the code in the evidence
 
 
 @paper_style()
 def draw(evidence: Evidence) -> Figure:
     """a: error over K on the tight instance; b: the exact identity; c: measured / bound on random instances."""
     e = evidence
-    figure, (tight, identity, ratio) = panels(1, 3, height=2.7)
+    figure, (tight, identity, ratio) = panels(1, 3, height=2.9)
     by_condition_number(tight, e["tight_kappa"], e["tight_K"], e["tight_error"], e["tight_law"])
     describe(tight, x="lower steps $K$", y=r"error $\|d - \nabla\Phi\|$", logarithmic="y")
     legend(tight, dashed(r"$D_0 \varrho^K / \mu$"))
@@ -37,12 +38,12 @@ def _identity(axes: Axes, evidence: Evidence) -> None:
 def _ratio(axes: Axes, evidence: Evidence) -> None:
     excess = evidence["bound_error"] - ROUNDING * evidence["bound_gradient"]
     ratio = np.maximum(excess / evidence["bound"], SMALLEST_RATIO / 10)
-    for code, family in enumerate((FAMILIES["quadratic"], FAMILIES["logistic"])):
-        own = np.sort(ratio[evidence["bound_logistic"] == code])
+    for code, name in enumerate(NAMES):
+        family, own = FAMILIES[name], np.sort(ratio[evidence["bound_family"] == code])
         if own.size:
-            label = f"{family.label}, largest {own[-1]:.2g}"
+            label = f"{family.label} ≤ {own[-1]:.2g}"
             axes.step(own, np.arange(1, own.size + 1) / own.size, where="post", color=family.colour, label=label)
     level(axes, 1.0, vertical=True)
     describe(axes, x="measured error / bound", y="fraction of cells below", logarithmic="x")
     axes.set_xlim(left=SMALLEST_RATIO)
-    legend(axes, dashed("bound"), columns=1)
+    legend(axes, dashed("bound"), columns=2)

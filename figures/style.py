@@ -61,7 +61,9 @@ FAMILIES = {
     "plateau": Series(GREEN, "s", "plateau"),
     "zigzag": Series(VERMILION, "^", "zigzag"),
     "quadratic": Series(PURPLE, "D", "quadratic"),
-    "logistic": Series(ORANGE, "v", "prox-logistic"),
+    "logistic": Series(ORANGE, "v", "logistic"),
+    "proximal": Series(GREEN, "s", "proximal"),
+    "softmax": Series(VERMILION, "^", "softmax"),
 }
 # The next three are indexed by the code in the evidence
 SAMPLINGS = (Series(VERMILION, "s", "without replacement"), Series(BLUE, "o", "i.i.d."))

@@ -9,13 +9,14 @@ Hypotheses.
     second derivatives of g and a bounded grad_theta f.
 Predicted.
     (1) On quadratics the error is known exactly: d - grad Phi = J'Q (I - alpha A)^K (theta_0 - theta*) + C'(v_N - v*).
-    (2) measured / bound <= 1 on random quadratics (kappa up to 1000) and on prox-logistic heads. (3) With C = Q = I
+    (2) measured / bound <= 1 on random quadratics (kappa up to 1000), on quadratics pulled to phi, where theta also
+    starts, and on logistic and softmax heads pulled to phi. (3) With C = Q = I
     and theta_0 - theta* along the slowest eigenvector the first term is attained: |d - grad Phi| = D_0 varrho^K / mu.
     (4) Where the cross derivative depends on theta (a shared embedding with ridge heads) and the lower level is solved
     to rounding, d = grad Phi.
 Measured.
     One step of the method at a random phi. In (1) theta_K comes from an eigendecomposition and v_N from scipy's
-    CG; in (2) grad Phi from the closed form, or from damped Newton for the logistic heads.
+    CG; in (2) grad Phi from the closed form, or from damped Newton for the heads.
 Refuted by.
     One instance above its bound by more than rounding (1e-12 of |grad Phi|), or an identity missed by 1e-10.
 Source.
@@ -38,10 +39,12 @@ from convergence.streams import generator
 from paper_checks.claim import Comparison, Evidence, Setting, at_least, at_most, equal
 from paper_checks.planted import FirstOrder
 from paper_checks.quadratic_theory import Array, QuadraticTheory
-from problems import Parameters, Problem, ProxLogistic, Quadratic, Tasks
+from problems import Parameters, Problem, ProxHeads, Proximal, ProxLogistic, ProxSoftmax, Quadratic, Tasks
 
 PLANTED = "the cross term of the hypergradient dropped (first-order method)"
 STEPS = [(1, 1), (3, 2), (10, 4), (30, 8)]  # (K, N)
+FAMILIES: tuple[type[Problem], ...] = (Quadratic, Proximal, ProxLogistic, ProxSoftmax)  # by the code in the evidence
+Row = tuple[float, float, float, int]  # |d - grad Phi|, its bound, |grad Phi|, the family
 
 
 def run(setting: Setting) -> Evidence:
@@ -109,27 +112,29 @@ def _exact_direction(theory: QuadraticTheory, phi: Array, K: int, N: int, alpha:
 
 def _bound(setting: Setting) -> Evidence:
     """measured error, bound and |grad Phi| of single-task instances: one batched call for all of one kappa."""
-    rows: list[tuple[float, float, float, float]] = []
-    instances = 0
-    for kappa in (2.0, 10.0, 100.0, 1000.0):
-        problem = Quadratic.random(tasks=setting.pick(80, 800), p=4, q=8, kappa=kappa, seed=setting.seed + 7)
-        rows += _quadratic_rows(setting, problem)
-        instances += problem.tasks or 0
+    seed, kappas = setting.seed, (2.0, 10.0, 100.0, 1000.0)
+    problems: list[Problem] = [
+        Quadratic.random(tasks=setting.pick(80, 800), p=4, q=8, kappa=kappa, seed=seed + 7) for kappa in kappas
+    ]
     for prox in (0.2, 1.0):
-        heads = ProxLogistic.random(tasks=setting.pick(20, 200), q=5, examples=15, prox=prox, seed=setting.seed)
-        rows += _logistic_rows(setting, heads)
-        instances += heads.tasks or 0
-    error, bound, gradient, logistic = (np.array(column) for column in zip(*rows, strict=True))
+        few, many = setting.pick((20, 40), (200, 400))
+        problems.append(ProxLogistic.random(tasks=few, q=5, examples=15, prox=prox, seed=seed))
+        problems.append(Proximal.random(tasks=many, q=6, spectrum=(0.1, 20.0), prox=prox, seed=seed + 9))
+        problems.append(ProxSoftmax.random(tasks=few, classes=3, features=2, examples=15, prox=prox, seed=seed))
+    rows: list[Row] = []
+    for problem in setting.track(problems, "families of the bound"):
+        rows += _quadratic_rows(setting, problem) if isinstance(problem, Quadratic) else _head_rows(setting, problem)
+    error, bound, gradient, family = (np.array(column) for column in zip(*rows, strict=True))
     return {
         "bound_error": error,
         "bound": bound,
         "bound_gradient": gradient,
-        "bound_logistic": logistic,
-        "instances": np.array(instances),
+        "bound_family": family,
+        "instances": np.array(sum(problem.tasks or 0 for problem in problems)),
     }
 
 
-def _quadratic_rows(setting: Setting, problem: Quadratic) -> list[tuple[float, float, float, float]]:
+def _quadratic_rows(setting: Setting, problem: Quadratic) -> list[Row]:
     constants, theory = problem.constants, QuadraticTheory.of(problem)
     alpha = constants.lower_step_size
     phi = np.random.default_rng([setting.seed, 2]).standard_normal((len(theory.A), problem.p))
@@ -140,17 +145,19 @@ def _quadratic_rows(setting: Setting, problem: Quadratic) -> list[tuple[float, f
         E = theory.contraction(K, alpha)
         for i, at in enumerate(phi):
             optimum = theory.J[i] @ at + theory.offset[i]
-            theta_K = optimum - E[i] @ optimum
+            start = theory.start[i] + theory.gain[i] @ at - optimum
+            theta_K = optimum + E[i] @ start
             Lambda = np.linalg.norm(theory.J[i].T @ theory.Q[i], 2)
-            first = Lambda * np.linalg.norm(optimum) * constants.lower_contraction(alpha) ** K
+            first = Lambda * np.linalg.norm(start) * constants.lower_contraction(alpha) ** K
             b = np.linalg.norm(theory.Q[i] @ (theta_K - theory.u[i]))
             second = np.linalg.norm(theory.C[i], 2) * b / constants.mu * _cg_factor(constants.kappa, N)
             true = H[i] @ at - h[i]
-            rows.append((float(np.linalg.norm(d[i] - true)), float(first + second), float(np.linalg.norm(true)), 0.0))
+            error, size = float(np.linalg.norm(d[i] - true)), float(np.linalg.norm(true))
+            rows.append((error, float(first + second), size, FAMILIES.index(type(problem))))
     return rows
 
 
-def _logistic_rows(setting: Setting, problem: ProxLogistic) -> list[tuple[float, float, float, float]]:
+def _head_rows(setting: Setting, problem: ProxHeads) -> list[Row]:
     constants = problem.constants
     alpha = constants.lower_step_size
     pool = problem.sample(None, torch.Generator())
@@ -164,7 +171,8 @@ def _logistic_rows(setting: Setting, problem: ProxLogistic) -> list[tuple[float,
             first = constants.Lambda * float(exact.theta.norm()) * constants.lower_contraction(alpha) ** K
             second = constants.L_c * constants.B / constants.mu * _cg_factor(constants.kappa, N)
             gradient = exact.hypergradient["centre"]
-            rows.append((float((d[i] - gradient).norm()), first + second, float(gradient.norm()), 1.0))
+            error, size = float((d[i] - gradient).norm()), float(gradient.norm())
+            rows.append((error, first + second, size, FAMILIES.index(type(problem))))
     return rows
 
 

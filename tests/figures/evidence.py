@@ -25,8 +25,8 @@ def hypergradient_error(n):
     bound = rng.uniform(1, 3, 8 * n)
     tight = {"tight_kappa": kappa, "tight_K": K, "tight_error": law, "tight_law": law}
     share = 10 ** rng.uniform(-8, -0.1, 8 * n)
-    logistic = np.arange(8 * n) % 2.0
-    bounds = {"bound_error": share * bound, "bound": bound, "bound_gradient": bound, "bound_logistic": logistic}
+    family = np.arange(8 * n) % 4
+    bounds = {"bound_error": share * bound, "bound": bound, "bound_gradient": bound, "bound_family": family}
     return {"identity_measured": d, "identity_predicted": d, **bounds, "instances": 2 * n, **tight}
 
 
@@ -57,6 +57,23 @@ def cold_start_floor(n):
     return over_K | {"N_kappa": N_kappa, "N": N, "N_floor": N_law, "N_law": N_law}
 
 
+def step_size_limit(n):
+    kappa, s, opposed = grid([5.0, 100.0], np.linspace(0.3, 0.99, n), [0.0, 1.0])
+    law = np.where(opposed == 0, 2 - s, 1 / kappa) * (1 - s)
+    critical = {"critical_kappa": kappa, "critical_s": s, "critical_opposed": opposed}
+    critical |= {"critical": law, "critical_law": law}
+    code, beta = grid([0.0, 1.0], np.geomspace(0.01, 10, 2 * n))
+    growth = 1 + (beta - 0.2) * (1 + code) / 2
+    curve = {"growth_opposed": code, "growth_beta": beta, "growth": growth, "growth_law": growth}
+    K, share = grid(np.arange(1.0, 2 * n), [0.1, 10.0])
+    H = 0.01 - 0.09 * 0.9**K
+    cold = {"cold_kappa": 10.0 + 0 * K, "cold_s": 0.9 + 0 * K, "cold_K": K, "cold_beta": share}
+    law, times = np.array([30.0, 1e-2, 1e-5]), np.arange(20.0)
+    floors = {"floor_K": [22, 30, 60], "floor_trace": law[:, None] * (1 + 2.0**-times), "floor_law": law}
+    warm = {"warm_kappa": [4.0], "warm_s": [0.5], "warm_trace_0": np.exp(-np.arange(50.0 * n) / n)}
+    return critical | curve | cold | {"cold_H": H, "cold_law": H} | floors | warm
+
+
 def sublinear_rate(n):
     family, kappa, T, h = grid([0.0, 1.0, 2.0], [1.0, 10.0, 100.0], 10.0 * np.arange(1, n + 1), [0.5, 1.0])
     law = (1 + 0.2 * family) / (T * h)
@@ -82,6 +99,22 @@ def batch_size_decay(n):
     trace = np.exp(-75 * np.arange(10 * n) / (10 * n))
     moments = {"law": 4 * zeta, "moment": 4 * zeta[:, None] * (1 + noise - noise.mean(-1, keepdims=True))}
     return {"batch": batch, "iid": iid, "zeta": zeta, **moments, "all_tasks": trace[-1], "all_tasks_trace": trace}
+
+
+def stationary_moment(n):
+    family, zeta = grid([0.0, 1.0, 2.0, 3.0], 2.0 ** -np.arange(n))
+    law = (1 + family) * zeta
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, (len(zeta), 20))
+    cells = {"family": family, "batch": 1 / zeta, "iid": np.ones(4 * n), "zeta": zeta, "law": law}
+    cells["moment"] = law[:, None] * (1 + noise - noise.mean(-1, keepdims=True))
+    curve = (1 + np.arange(4.0)[:, None]) * (1 + 9 * np.exp(-np.arange(5 * n)))
+    cells |= {"curve": curve, "curve_error": 0.01 * curve, "curve_law": curve}
+    s, share = grid([0.4, 0.8, 1.5], zeta[:n])
+    limit = 2 / (1 + share * s**2)
+    cells |= {"limit_s": s, "limit_zeta": share, "limit": limit, "limit_law": limit}
+    t = np.arange(n + 1)
+    cells |= dict.fromkeys(("path_mean", "path_mean_law"), (-0.3) ** t) | {"sample_square": 1.17 ** t[1:]}
+    return cells | dict.fromkeys(("path_square", "path_square_law"), 1.17**t)
 
 
 def complexity(n):
@@ -110,9 +143,11 @@ MAKERS = {
         cg_rate,
         deterministic_exact,
         cold_start_floor,
+        step_size_limit,
         sublinear_rate,
         sublinear_tail,
         batch_size_decay,
+        stationary_moment,
         complexity,
         memory,
     )

@@ -83,16 +83,16 @@ def test_the_constants_follow_the_data_and_the_regularisers():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"X": normal(0, 4, 3)}, r"expected X of shape \(M, n, q\) with labels \(M, n\), got \(4, 3\) and \(2, 4\)"),
+        ({"X": normal(0, 4, 3)}, r"expected X of shape \(M, n, d\) with labels \(M, n\), got \(4, 3\) and \(2, 4\)"),
         (
             {"y": torch.ones(2, 3)},
-            r"expected X of shape \(M, n, q\) with labels \(M, n\), got \(2, 4, 3\) and \(2, 3\)",
+            r"expected X of shape \(M, n, d\) with labels \(M, n\), got \(2, 4, 3\) and \(2, 3\)",
         ),
         ({"y_val": torch.ones(2, 4)}, r"expected X_val of shape .* got \(2, 5, 3\) and \(2, 4\)"),
         ({"y": torch.zeros(2, 4)}, r"expected labels of X to be -1 or \+1"),
         ({"y_val": torch.full((2, 5), math.nan)}, r"expected labels of X_val to be -1 or \+1"),
-        ({"X_val": normal(0, 2, 5, 4)}, r"X and X_val to share M and q, got \(2, 4, 3\) and \(2, 5, 4\)"),
-        ({"X": normal(0, 3, 4, 3), "y": torch.ones(3, 4)}, r"to share M and q, got \(3, 4, 3\) and \(2, 5, 3\)"),
+        ({"X_val": normal(0, 2, 5, 4)}, r"X and X_val to share M and d, got \(2, 4, 3\) and \(2, 5, 4\)"),
+        ({"X": normal(0, 3, 4, 3), "y": torch.ones(3, 4)}, r"to share M and d, got \(3, 4, 3\) and \(2, 5, 3\)"),
         ({"X": torch.full((2, 4, 3), math.inf)}, "expected finite values in data tensor 'X', got 24 that are not"),
         ({"prox": 0.0}, "expected prox > 0 and regulariser >= 0, got 0.0 and 0.1"),
         ({"prox": math.nan}, "expected prox > 0 and regulariser >= 0, got nan and 0.1"),
