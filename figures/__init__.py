@@ -14,6 +14,7 @@ from figures import (
     deterministic_exact,
     hypergradient_error,
     memory,
+    step_size_limit,
     sublinear_rate,
     sublinear_tail,
 )
@@ -24,6 +25,7 @@ FIGURES: dict[str, Callable[[Evidence], Figure]] = {
     "cg_rate": cg_rate.draw,
     "deterministic_exact": deterministic_exact.draw,
     "cold_start_floor": cold_start_floor.draw,
+    "step_size_limit": step_size_limit.draw,
     "sublinear_rate": sublinear_rate.draw,
     "sublinear_tail": sublinear_tail.draw,
     "batch_size_decay": batch_size_decay.draw,

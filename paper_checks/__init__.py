@@ -10,6 +10,7 @@ from paper_checks import (
     deterministic_exact,
     hypergradient_error,
     memory,
+    step_size_limit,
     sublinear_rate,
     sublinear_tail,
 )
@@ -21,6 +22,7 @@ MODULES: tuple[ModuleType, ...] = (
     cg_rate,
     deterministic_exact,
     cold_start_floor,
+    step_size_limit,
     sublinear_rate,
     sublinear_tail,
     batch_size_decay,

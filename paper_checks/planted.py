@@ -95,6 +95,17 @@ class HiddenDecay(MemoryReduced):
         return step._replace(phi=decayed, state=(t + 1, step.state))
 
 
+@dataclass(frozen=True, kw_only=True)
+class LongerStep(MemoryReduced):
+    """An upper step half as long again as the one it is given, in secret."""
+
+    def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: State) -> Step:
+        """One upper iteration with 1.5 beta."""
+        step = MemoryReduced.step(self, oracle, phi, tasks, state)
+        longer = map_parameters(lambda x, dx: x - 1.5 * self.upper_step_size * dx, phi, step.direction)
+        return step._replace(phi=longer)
+
+
 class KeptGraph(MemoryReduced):
     """Backpropagation through the K lower steps, passed off as memory-reduced."""
 

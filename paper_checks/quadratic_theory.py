@@ -89,6 +89,35 @@ class QuadraticTheory:
         H, h = (x.mean(0) for x in self.direction(steps, step_size))
         return np.linalg.solve(H, h), H
 
+    def unrolled_form(self, steps: int, step_size: float) -> tuple[Array, Array]:
+        """H_K and h_K: grad Phi_K(phi) = H_K phi - h_K, Phi_K = mean_i f_i(phi, theta_i,K(phi)) cold (S3b).
+
+        theta_i,K = J_i,K phi + (I - E_i) A_i^-1 b_i + E_i start_i, J_i,K = (I - E_i) J_i + E_i G_i.
+        """
+        E = self.contraction(steps, step_size)
+        rest = np.eye(self.A.shape[-1]) - E
+        J_K = rest @ self.J + E @ self.gain
+        JQ = np.swapaxes(J_K, 1, 2) @ self.Q
+        constant = _apply(rest, self.offset) + _apply(E, self.start) - self.u
+        return (self.R + JQ @ J_K).mean(0), (_apply(self.R, self.w) - _apply(JQ, constant)).mean(0)
+
+    def warm_map(self, steps: int, step_size: float, upper_step_size: float) -> Array:
+        """The matrix by which one warm iteration with exact v maps (phi, theta_1, ..., theta_M), (p + Mq, p + Mq).
+
+        theta_i' = E_i theta_i + (I - E_i) (J_i phi + ..),  phi' = phi - beta mean_i [ R_i phi + J_i'Q_i theta_i' + .. ]
+        (S2); the iteration is affine, and grows where the spectral radius exceeds 1.
+        """
+        (M, q, p), E = self.C.shape, self.contraction(steps, step_size)
+        JQ = np.swapaxes(self.J, 1, 2) @ self.Q
+        lower = (np.eye(q) - E) @ self.J
+        matrix = np.zeros((p + M * q, p + M * q))
+        matrix[:p, :p] = np.eye(p) - upper_step_size * (self.R + JQ @ lower).mean(0)
+        for i in range(M):
+            own = slice(p + i * q, p + (i + 1) * q)
+            matrix[:p, own] = -upper_step_size / M * JQ[i] @ E[i]
+            matrix[own, :p], matrix[own, own] = lower[i], E[i]
+        return matrix
+
     def replay(
         self, phi: Array, batches: Iterable[Array], *, K: int, N: int, lower_step_size: float, upper_step_size: float
     ) -> Array:

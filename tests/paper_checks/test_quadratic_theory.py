@@ -98,3 +98,37 @@ def test_the_lyapunov_step_size_obeys_both_of_its_bounds_and_grows_with_more_ste
     fewer = Lyapunov.of(constants, lower_steps=K, cg_steps=N, lower_step_size=alpha)
     more = Lyapunov.of(constants, lower_steps=K + 1, cg_steps=N + 1, lower_step_size=alpha)
     assert 0 < fewer.largest_step <= more.largest_step <= 1 / (2 * constants.L_Phi)
+
+
+@given(seeds, st.integers(1, 4))
+def test_the_warm_map_moves_the_difference_of_two_replayed_runs(seed, K):
+    problem = Quadratic.random(tasks=3, p=2, q=3, kappa=5.0, seed=seed)
+    theory, rng = QuadraticTheory.of(problem), np.random.default_rng(seed)
+    steps = {"K": K, "N": 3, "lower_step_size": 0.3, "upper_step_size": 0.2}
+    first, second = (theory.replay(rng.standard_normal(2), 5 * [np.arange(3)], **steps) for _ in range(2))
+    z = np.concatenate([second[0] - first[0], np.zeros(9)])  # both start at theta = 0
+    for t in range(6):
+        np.testing.assert_allclose(z[:2], second[t] - first[t], atol=1e-11)
+        z = theory.warm_map(K, 0.3, 0.2) @ z
+
+
+@given(seeds, st.booleans(), st.integers(0, 5))
+def test_the_unrolled_form_is_the_gradient_of_the_objective_after_k_steps(seed, initialisation, K):
+    problem = Quadratic.random(tasks=3, p=3, q=3, kappa=5.0, seed=seed, initialisation=initialisation)
+    theory = QuadraticTheory.of(problem)
+
+    def objective(phi):
+        total = 0.0
+        for i in range(3):
+            theta = theory.start[i] + theory.gain[i] @ phi
+            for _ in range(K):
+                theta = theta - 0.3 * (theory.A[i] @ theta - theory.C[i] @ phi - theory.b[i])
+            for matrix, vector in ((theory.Q[i], theta - theory.u[i]), (theory.R[i], phi - theory.w[i])):
+                total += vector @ matrix @ vector / 6
+        return total
+
+    phi = np.random.default_rng(seed).standard_normal(3)
+    # Exact for a quadratic, up to rounding of the values over the width of the difference
+    gradient = [(objective(phi + e) - objective(phi - e)) / 2 for e in np.eye(3)]
+    H, h = theory.unrolled_form(K, 0.3)
+    np.testing.assert_allclose(H @ phi - h, gradient, atol=1e-10)
