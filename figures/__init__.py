@@ -14,6 +14,7 @@ from figures import (
     deterministic_exact,
     hypergradient_error,
     memory,
+    stationary_moment,
     step_size_limit,
     sublinear_rate,
     sublinear_tail,
@@ -29,6 +30,7 @@ FIGURES: dict[str, Callable[[Evidence], Figure]] = {
     "sublinear_rate": sublinear_rate.draw,
     "sublinear_tail": sublinear_tail.draw,
     "batch_size_decay": batch_size_decay.draw,
+    "stationary_moment": stationary_moment.draw,
     "complexity": complexity.draw,
     "memory": memory.draw,
 }

@@ -10,6 +10,7 @@ from paper_checks import (
     deterministic_exact,
     hypergradient_error,
     memory,
+    stationary_moment,
     step_size_limit,
     sublinear_rate,
     sublinear_tail,
@@ -26,6 +27,7 @@ MODULES: tuple[ModuleType, ...] = (
     sublinear_rate,
     sublinear_tail,
     batch_size_decay,
+    stationary_moment,
     complexity,
     memory,
 )

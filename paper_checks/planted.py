@@ -116,3 +116,19 @@ class KeptGraph(MemoryReduced):
         estimate = Unrolled(solver.steps, solver.step_size).estimate(oracle, z, oracle.theta0(phi, tasks), tasks)
         new = map_parameters(lambda x, dx: x - self.upper_step_size * dx, phi, estimate.direction)
         return Step(new, state, estimate.direction, estimate.theta, estimate.v, estimate.failure)
+
+
+class RepeatedBatch(MemoryReduced):
+    """Every batch is used twice in a row: right in each iteration, correlated over time."""
+
+    def start(self, oracle: Oracle, phi: Parameters) -> Any:
+        """The state with a counter, and with the batch in use once there is one."""
+        return 0, None, super().start(oracle, phi)
+
+    def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: Any) -> Step:
+        """One upper iteration; on the batch of the iteration before where t is odd."""
+        t, index, inner = state
+        if t % 2:
+            tasks = oracle.problem.select(index)
+        step = super().step(oracle, phi, tasks, inner)
+        return step._replace(state=(t + 1, tasks.index, step.state))

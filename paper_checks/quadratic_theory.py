@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse.linalg import cg
 
+from paper_checks.stochastic_theory import batch_moments
 from problems import Constants, Quadratic
 
 Array = npt.NDArray[np.float64]
@@ -146,19 +147,8 @@ class QuadraticTheory:
         zeta = 1/b for i.i.d. tasks, (M - b) / (b (M - 1)) without replacement. Raises ValueError where the
         process has no stationary second moment.
         """
-        H_i, h_i = self.direction()
-        H, h = self.upper_form
-        noise = H_i @ np.linalg.solve(H, h) - h_i
-        delta = H_i - H
-        mean_map = np.eye(len(H)) - step_size * H
-        spread = sum(np.kron(d, d) for d in delta) / len(delta)
-        operator = np.kron(mean_map, mean_map) + step_size**2 * zeta * spread
-        radius = float(np.abs(np.linalg.eigvals(operator)).max())
-        if radius >= 1:
-            raise ValueError(f"expected a mean-square stable step size, got spectral radius {radius:.3g}")
-        source = step_size**2 * zeta * (noise.T @ noise / len(noise)).ravel()
-        X = np.linalg.solve(np.eye(len(operator)) - operator, source).reshape(H.shape)
-        return float(np.trace(H @ X @ H)), radius
+        moments = batch_moments(self, step_size, zeta)
+        return moments.stationary, moments.radius
 
 
 @dataclass(frozen=True)
