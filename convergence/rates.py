@@ -108,6 +108,37 @@ def stationary_mean(trace: npt.ArrayLike, *, discard: int) -> Mean:
     return Mean(float(per_seed.mean()), float(per_seed.std(ddof=1) / math.sqrt(len(per_seed))))
 
 
+class Hotelling(NamedTuple):
+    """T^2 = n (m - mu)' S^-1 (m - mu) of n samples with mean m and covariance S, and what it rarely exceeds."""
+
+    statistic: float
+    limit: float
+
+
+def hotelling(samples: npt.ArrayLike, mean: npt.ArrayLike, *, significance: float = 1e-6) -> Hotelling:
+    """Do independent samples (n, p) have this mean (p,)? If so T^2 exceeds the limit with probability `significance`.
+
+    T^2 (n - p) / (p (n - 1)) is then F(p, n - p). T^2 is infinite where S is singular to rounding: samples that do not
+    vary have no mean to test. Raises ValueError on other shapes, n <= p, or values that are not finite.
+    Source: Hotelling, The generalization of Student's ratio, 1931.
+
+    >>> hotelling([[1.0], [2.0], [3.0]], [2.0]).statistic
+    0.0
+    """
+    samples, mean = np.asarray(samples, dtype=np.float64), np.asarray(mean, dtype=np.float64)
+    if samples.ndim != 2 or mean.shape != samples.shape[1:] or len(samples) <= samples.shape[1]:
+        raise ValueError(f"expected samples (n > p, p) and a mean (p,), got shapes {samples.shape} and {mean.shape}")
+    if not (np.isfinite(samples).all() and np.isfinite(mean).all()):
+        raise ValueError("expected finite samples and a finite mean")
+    n, p = samples.shape
+    limit = float(stats.f.isf(significance, p, n - p) * p * (n - 1) / (n - p))
+    eigenvalues, vectors = np.linalg.eigh(np.atleast_2d(np.cov(samples, rowvar=False)))
+    if eigenvalues[0] <= 1e-12 * np.square(samples).sum(1).mean():
+        return Hotelling(math.inf, limit)
+    gap = vectors.T @ (samples.mean(0) - mean)
+    return Hotelling(float(n * (gap**2 / eigenvalues).sum()), limit)
+
+
 def is_stationary(trace: npt.ArrayLike, *, threshold: float = 3.0) -> bool:
     """Whether the second and the fourth quarter of a (T, R) trace have the same mean (Welch |z| < threshold).
 

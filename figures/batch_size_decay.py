@@ -12,14 +12,17 @@ from matplotlib.ticker import LogLocator, NullLocator
 from figures.marks import band, dashed, describe, key, level, measured, panels, predicted, shared_legend
 from figures.style import BLACK, EXACT, GREY, SAMPLINGS, Array, Evidence, paper_style
 
+GROUPS = 20  # of n batches each, at least, over which panel d averages
+
 
 @paper_style()
 def draw(evidence: Evidence) -> Figure:
-    """a: F over b; b: F over zeta_b, where both samplings fall on one line; c: |grad Phi|^2 with all tasks."""
-    figure, (batch, collapse, full) = panels(1, 3, height=2.9)
+    """a: F over b; b: F over zeta_b, both samplings on one line; c: all tasks; d: the mean direction at a fixed phi."""
+    figure, (batch, collapse, full, mean) = panels(2, 2, height=5.2)
     _over_batch(batch, evidence)
     _collapse(collapse, evidence)
     _all_tasks(full, evidence["all_tasks_trace"])
+    _mean_direction(mean, evidence)
     seeds = f"{evidence['moment'].shape[-1]} seeds"
     middle = Line2D([], [], color=GREY, linewidth=0.6, label=f"median of {seeds}")
     spread = Patch(color=GREY, alpha=0.3, linewidth=0, label=f"10–90 % of {seeds}")
@@ -60,3 +63,16 @@ def _all_tasks(axes: Axes, squares: Array) -> None:
     axes.plot(np.arange(len(squares)), squares, color=BLACK)
     level(axes, EXACT)
     describe(axes, x="upper iteration $t$", y=r"$\|\nabla\Phi(\phi_t)\|^2$, all tasks", logarithmic="y")
+
+
+def _mean_direction(axes: Axes, evidence: Evidence) -> None:
+    """The samples in groups of n: a mean that is off would end the decay in 1/n."""
+    for code, sampling in enumerate(SAMPLINGS):
+        place = 1 - code  # the evidence begins with the i.i.d. batches
+        gap = evidence["direction"][place] - evidence["direction_mean"]
+        sizes = 4 ** np.arange(1 + max(0, int(np.log(len(gap) / GROUPS) / np.log(4))))
+        whole = [gap[: len(gap) // n * n].reshape(-1, n, gap.shape[-1]) for n in sizes]
+        measured(axes, sizes, [np.square(each.mean(1)).sum(-1).mean() for each in whole], sampling)
+        predicted(axes, sizes, evidence["direction_law"][place] / sizes, sampling.colour)
+    y = r"$\mathrm{E}\,\|\bar d_n - \nabla\Phi(\phi)\|^2$"
+    describe(axes, x="batches averaged $n$, $\\phi$ fixed", y=y, logarithmic="xy")

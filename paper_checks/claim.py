@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convergence import MemoryReduced, ReferenceFailed, RunFailed
-from convergence.rates import Mean, Slope
+from convergence.rates import Mean, Slope, hotelling
 
 Array = npt.NDArray[Any]
 Evidence = dict[str, Array]  # named arrays: all that judge and figure may look at
@@ -307,6 +307,31 @@ def mean_equals(
         )
     relation = f"= within {limit:.0f} standard errors"
     return _compare(quantity, mean.value, relation, predicted[k], outcome, said, interval, _cell(cells, k, z.size))
+
+
+def mean_vector_equals(
+    quantity: str,
+    samples: npt.ArrayLike,
+    predicted: npt.ArrayLike,
+    *,
+    cells: Iterable[object] | None = None,
+    significance: float = 1e-6,
+) -> Comparison:
+    """Independent samples (cells, n, p) have the mean predicted, (p,): Hotelling's T^2 of each cell within its limit.
+
+    VIOLATED where a right mean would come out this far off with a probability below `significance`, where the samples
+    do not vary in all directions, and where one is not finite.
+    """
+    if not np.isfinite(samples).all():
+        return _compare(quantity, math.nan, "<=", math.inf, Outcome.VIOLATED, "a sample is not finite")
+    found = [hotelling(each, predicted, significance=significance) for each in np.asarray(samples, float)]
+    k = int(np.argmax([each.statistic for each in found]))
+    statistic, limit = found[k]
+    good = statistic <= limit
+    said = f"T^2 {'within' if good else 'beyond'} what a right mean exceeds with probability {significance:.0e}"
+    if math.isinf(statistic):
+        said = "singular covariance: the samples do not vary in all directions"
+    return _compare(quantity, statistic, "<=", limit, _holds(good), said, cell=_cell(cells, k, len(found)))
 
 
 def slope_is(quantity: str, slope: Slope, value: float, *, half_width: float) -> Comparison:

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from convergence.rates import (
     Mean,
     burn_in,
     hitting_time,
+    hotelling,
     is_stationary,
     log_log_slope,
     running_average,
@@ -192,6 +194,52 @@ def test_a_trace_that_stands_still_is_stationary(level):
 def test_a_trace_too_short_to_compare_quarters_is_refused(trace):
     with pytest.raises(ValueError, match=r"expected a trace .*got shape"):
         is_stationary(trace)
+
+
+# ---- means of vectors
+
+
+def test_in_one_dimension_the_statistic_is_the_square_of_t_and_the_limit_that_of_student():
+    x = np.random.default_rng(0).normal(0.3, 2.0, 50)
+    found, t = hotelling(x[:, None], [0.0], significance=0.01), stats.ttest_1samp(x, 0.0)
+    assert found.statistic == pytest.approx(t.statistic**2, rel=1e-12)
+    assert found.limit == pytest.approx(stats.t.isf(0.005, 49) ** 2, rel=1e-9)
+
+
+@given(seeds)
+def test_the_statistic_does_not_depend_on_the_coordinates(seed):
+    rng = np.random.default_rng(seed)
+    samples, mean = rng.standard_normal((30, 3)), rng.standard_normal(3)
+    change = rng.standard_normal((3, 3)) + 4 * np.eye(3)  # well conditioned: entries beyond 4 are rare, and harmless
+    moved = hotelling(samples @ change.T + 1, change @ mean + 1)
+    assert moved.statistic == pytest.approx(hotelling(samples, mean).statistic, rel=1e-6)
+
+
+def test_the_limit_is_exceeded_as_seldom_as_it_says():
+    """2000 tests at 5 %: 100 rejections within 4 standard deviations (39); with the mean off by 1, all of 200."""
+    rng = np.random.default_rng(1)
+    samples = rng.standard_normal((2000, 12, 3)) @ rng.standard_normal((3, 3))
+    found = [hotelling(each, np.zeros(3), significance=0.05) for each in samples]
+    assert 61 <= sum(each.statistic > each.limit for each in found) <= 139
+    off = [hotelling(each, 10 * np.ones(3), significance=0.05) for each in samples[:200]]
+    assert all(each.statistic > each.limit for each in off)
+
+
+def test_with_many_samples_the_limit_is_that_of_chi_squared():
+    samples = np.random.default_rng(2).standard_normal((20000, 4))
+    assert hotelling(samples, np.zeros(4)).limit == pytest.approx(stats.chi2.isf(1e-6, 4), rel=2e-3)
+
+
+def test_samples_that_do_not_vary_in_all_directions_have_an_infinite_statistic():
+    line = np.outer(np.arange(10.0), [1.0, 2.0]) + 1e-9 * np.random.default_rng(0).standard_normal((10, 2))
+    for samples in (np.ones((10, 2)), line):
+        assert hotelling(samples, samples.mean(0)).statistic == math.inf
+
+
+@pytest.mark.parametrize("bad", [np.ones((3, 3)), np.ones(4), np.full((5, 2), np.nan), np.ones((5, 3))])
+def test_samples_of_the_wrong_kind_are_refused(bad):
+    with pytest.raises(ValueError, match=r"expected samples \(n > p, p\)|expected finite samples"):
+        hotelling(bad, np.ones(2 if bad.ndim != 2 or bad.shape[1] != 3 or len(bad) == 5 else 3))
 
 
 # ---- times and averages

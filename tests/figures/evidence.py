@@ -74,6 +74,19 @@ def step_size_limit(n):
     return critical | curve | cold | {"cold_H": H, "cold_law": H} | floors | warm
 
 
+def itd_floor(n):
+    instance, gain, K = grid([0.0, 1.0], [0.0, 1.0], np.arange(1.0, n + 1))
+    law = 0.2 * (1 + gain) * (0.5 + 0.3 * instance) ** K
+    cancelling = np.arange(1.0, 3 * n + 1)
+    floors = {"instance": np.append(instance, -np.ones(3 * n)), "gain": np.append(gain, np.zeros(3 * n))}
+    floors |= {"kappa": np.append(5 + 15 * instance, np.full(3 * n, 10.0)), "K": np.append(K, cancelling)}
+    law = np.append(law, 10.0 / cancelling)
+    bound = np.random.default_rng(0).uniform(1, 3, 8 * n)
+    bounds = {"bound_error": bound * np.geomspace(1e-5, 0.7, 8 * n), "bound": bound, "bound_gradient": bound}
+    bounds |= {"bound_logistic": np.arange(8 * n) % 2}
+    return floors | {"floor": law, "law": law, "implicit_from": 2.5} | bounds
+
+
 def sublinear_rate(n):
     family, kappa, T, h = grid([0.0, 1.0, 2.0], [1.0, 10.0, 100.0], 10.0 * np.arange(1, n + 1), [0.5, 1.0])
     law = (1 + 0.2 * family) / (T * h)
@@ -98,7 +111,11 @@ def batch_size_decay(n):
     noise = np.random.default_rng(0).uniform(-0.1, 0.1, (len(batch), 20))
     trace = np.exp(-75 * np.arange(10 * n) / (10 * n))
     moments = {"law": 4 * zeta, "moment": 4 * zeta[:, None] * (1 + noise - noise.mean(-1, keepdims=True))}
-    return {"batch": batch, "iid": iid, "zeta": zeta, **moments, "all_tasks": trace[-1], "all_tasks_trace": trace}
+    direction = np.random.default_rng(1).standard_normal((2, 50 * n, 4)) / np.array([1.0, 1.5])[:, None, None]
+    distance = np.square(direction).sum(-1)
+    means = {"direction": direction + 3, "direction_mean": np.full(4, 3.0), "direction_distance": distance}
+    everything = {"all_tasks": trace[-1], "all_tasks_trace": trace, "direction_law": distance.mean(-1)}
+    return {"batch": batch, "iid": iid, "zeta": zeta, **moments, **means, **everything}
 
 
 def stationary_moment(n):
@@ -144,6 +161,7 @@ MAKERS = {
         deterministic_exact,
         cold_start_floor,
         step_size_limit,
+        itd_floor,
         sublinear_rate,
         sublinear_tail,
         batch_size_decay,

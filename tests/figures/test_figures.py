@@ -25,9 +25,10 @@ MEASURED = {
     "deterministic_exact": ("floor", "grad_norm_sq_0"),
     "cold_start_floor": ("K_floor", "N_floor"),
     "step_size_limit": ("critical", "growth", "cold_H", "floor_trace", "warm_trace_0"),
+    "itd_floor": ("floor", "bound_error"),
     "sublinear_rate": ("min",),
     "sublinear_tail": ("square", "local"),
-    "batch_size_decay": ("moment", "all_tasks_trace"),
+    "batch_size_decay": ("moment", "all_tasks_trace", "direction"),
     "stationary_moment": ("moment", "curve", "limit", "sample_square", "path_mean", "path_square"),
     "complexity": ("huber_hit", "counted", "evaluated"),
 }
@@ -37,9 +38,10 @@ LAWS = {
     "deterministic_exact": ("floor_law", "beta"),
     "cold_start_floor": ("K_law", "N_law"),
     "step_size_limit": ("critical_law", "growth_law", "cold_law", "floor_law"),
+    "itd_floor": ("law",),
     "sublinear_rate": ("law",),
     "sublinear_tail": ("law", "e"),
-    "batch_size_decay": ("law",),
+    "batch_size_decay": ("law", "direction_law"),
     "stationary_moment": ("law", "curve_law", "limit_law", "path_square_law", "path_mean_law"),
     "complexity": ("huber_law", "T_eps"),
     "memory": ("law_0", "law_1"),
@@ -189,7 +191,7 @@ def test_a_hit_that_never_came_leaves_a_gap_and_the_law():
 
 
 def test_both_samplings_lie_on_one_line_over_the_variance_factor():
-    batch, collapse, _ = drawn("batch_size_decay", 6).axes
+    batch, collapse, *_ = drawn("batch_size_decay", 6).axes
     assert sum(map(is_dashed, batch.lines)) == 2
     (law,) = (line.get_xydata() for line in collapse.lines if is_dashed(line))
     assert np.ptp(law[:, 1] / law[:, 0]) < 1e-12

@@ -16,6 +16,7 @@ from paper_checks.claim import (
     at_most,
     equal,
     mean_equals,
+    mean_vector_equals,
     parse,
     slope_is,
     worst,
@@ -72,6 +73,21 @@ def test_a_mean_is_accepted_refuted_or_called_too_coarse():
     assert mean_equals("F", [Mean(1.05, fine)], [1.0]).outcome is VIOLATED
     assert mean_equals("F", [Mean(1.05, coarse)], [1.0]).outcome is INCONCLUSIVE
     assert mean_equals("F", [Mean(1.0, fine), Mean(1.5, coarse)], [1.0, 1.0]).outcome is VIOLATED
+
+
+def test_the_mean_of_vectors_is_judged_in_its_worst_cell():
+    samples = np.random.default_rng(0).standard_normal((2, 500, 3)) + 7
+    mean = np.full(3, 7.0)
+    assert mean_vector_equals("d", samples, mean).outcome is HOLDS
+    samples[1, :, 2] += 0.5  # eleven standard errors
+    found = mean_vector_equals("d", samples, mean, cells=["first", "second"])
+    assert (found.outcome, found.cell) == (VIOLATED, "second")
+    assert found.measured > found.predicted
+    samples[0] = 7.0
+    found = mean_vector_equals("d", samples, mean, cells=["first", "second"])
+    assert (found.outcome, found.cell) == (VIOLATED, "first")
+    assert "singular covariance" in found.reason
+    assert mean_vector_equals("d", samples * np.nan, mean).outcome is VIOLATED
 
 
 def test_a_slope_is_accepted_refuted_or_called_too_wide():
