@@ -1,5 +1,7 @@
 """The memory-reduced algorithm, its parts, and the tools that measure it."""
 
+from convergence.adaptive import Certified
+from convergence.certificates import Certificate, certified_error
 from convergence.driver import resolve_device, run
 from convergence.hypergradients import Estimate, Implicit, Unrolled
 from convergence.linear_solvers import ConjugateGradient, LinearSolution
@@ -7,6 +9,7 @@ from convergence.lower_solvers import GradientDescent
 from convergence.memory import PeakBytes, peak_bytes
 from convergence.memory_reduced import MemoryReduced, State
 from convergence.method import Method, Step
+from convergence.methods import ITDBiO
 from convergence.oracle import Oracle
 from convergence.probes import PROBES, Probe, Snapshot
 from convergence.reference import ReferenceFailed, reference
@@ -15,9 +18,12 @@ from convergence.status import Status
 
 __all__ = [
     "PROBES",
+    "Certificate",
+    "Certified",
     "ConjugateGradient",
     "Estimate",
     "GradientDescent",
+    "ITDBiO",
     "Implicit",
     "LinearSolution",
     "MemoryReduced",
@@ -33,6 +39,7 @@ __all__ = [
     "Status",
     "Step",
     "Unrolled",
+    "certified_error",
     "peak_bytes",
     "reference",
     "resolve_device",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from convergence import Result, command_line, run
+from convergence import Method, Result, command_line, run
 from convergence.arguments import integer
 from convergence.catalogue import METHODS
 from convergence.command_line import named
@@ -33,7 +34,7 @@ def solve(
     iterations: Annotated[int, typer.Option(help="Upper iterations T.")] = 1000,
     lower_steps: Annotated[int, typer.Option(help="K gradient steps on theta.")] = 5,
     lower_step_size: Annotated[float | None, typer.Option(help="alpha; by default 2 / (L + mu).")] = None,
-    cg_steps: Annotated[int, typer.Option(help="N conjugate-gradient steps.")] = 5,
+    cg_steps: Annotated[int | None, typer.Option(help="N conjugate-gradient steps; by default 5.")] = None,
     upper_step_size: Annotated[float | None, typer.Option(help="beta; by default 1 / (2 L_Phi).")] = None,
     cold: Annotated[bool, typer.Option("--cold", help="Start theta and v anew in every iteration.")] = False,
     batch: Annotated[int | None, typer.Option(help="Tasks an iteration; by default all.")] = None,
@@ -55,12 +56,10 @@ def solve(
         if constants is None or constants.L_Phi is None:
             raise ValueError(f"expected --upper-step-size, since {problem} gives no L_Phi to choose it by")
         upper_step_size = 1 / (2 * constants.L_Phi)
-    chosen = named(METHODS, method, "method")(
-        lower_steps=lower_steps,
-        lower_step_size=lower_step_size,
-        cg_steps=cg_steps,
-        upper_step_size=upper_step_size,
-        warm_start=not cold,
+    chosen = _method(
+        method,
+        {"lower_steps": lower_steps, "lower_step_size": lower_step_size, "upper_step_size": upper_step_size},
+        {"cg_steps": ("--cg-steps", cg_steps, 5), "warm_start": ("--cold", False if cold else None, True)},
     )
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise ValueError(f"expected --out a file in an existing folder, got {out}")
@@ -81,6 +80,18 @@ def solve(
     if out is not None:
         write_atomically(out, (json.dumps(_record(result), indent=2) + "\n").encode())
     raise typer.Exit(int(result.status.failed))
+
+
+def _method(name: str, common: dict[str, Any], special: dict[str, tuple[str, Any, Any]]) -> Method:
+    """The method of this name. `special`, which not every method has: argument -> option, value or None, default."""
+    make = named(METHODS, name, "method")
+    has = inspect.signature(make).parameters
+    for argument, (option, given, default) in special.items():
+        if argument in has:
+            common = common | {argument: default if given is None else given}
+        elif given is not None:
+            raise ValueError(f"expected no {option}: {name} has {', '.join(has)}, and no {argument}")
+    return make(**common)
 
 
 def _print(result: Result, problem: str, method: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from convergence.memory_reduced import MemoryReduced
 from convergence.method import Method
+from convergence.methods import ITDBiO
 
-# name -> constructor, called with lower_steps, lower_step_size, cg_steps, upper_step_size, warm_start
-METHODS: dict[str, Callable[..., Method]] = {"memory_reduced": MemoryReduced}
+# name -> constructor; takes lower_steps, lower_step_size, upper_step_size, and where it has them cg_steps, warm_start
+METHODS: dict[str, Callable[..., Method]] = {"memory_reduced": MemoryReduced, "itd_bio": ITDBiO}

@@ -99,8 +99,9 @@ def run(
             if probing and not running.stop(recorder.of_phi(snapshot, running), Status.CONVERGED):
                 recorder.no_step()
                 break
-            step = method.step(oracle, phi, draw(t), state)
-            snapshot.step = step
+            tasks = draw(t)
+            step = method.step(oracle, phi, tasks, state)
+            snapshot.step, snapshot.tasks = step, tasks
             reached = recorder.of_step(snapshot, running) if probing else None
             failure = torch.maximum(step.failure.amax(-1), _non_finite(step.phi, running.which))
             if not running.stop(failure > 0, failure):

@@ -30,7 +30,7 @@ class ConjugateGradient:
 
     A row freezes, bit for bit, once |r| <= tolerance max(|b|, |r_0|) (tolerance None: the rounding unit of the
     dtype), and where p'Hp <= 0 (BREAKDOWN, at its last good iterate) or a value is not finite (NON_FINITE).
-    No decision is taken on the host: there are N steps whatever the rows do.
+    No decision is taken on the host: there are N steps whatever the rows do (but for `enough` of `solve`).
 
     Error in the energy norm: |v_N - v*|_H <= chi_N |v_0 - v*|_H, see `Constants.cg_contraction`.
     Cost: N HVPs a task from v = 0, N + 1 from a given start (its residual), none for N = 0.
@@ -49,8 +49,19 @@ class ConjugateGradient:
         if self.tolerance is not None and not self.tolerance >= 0:
             raise ValueError(f"expected a CG tolerance >= 0, got {self.tolerance}")
 
-    def solve(self, hessian: Callable[[Tensor], Tensor], b: Tensor, start: Tensor | None = None) -> LinearSolution:
-        """v_N from `start` (None: zero). `hessian` maps (..., B, q) to (..., B, q). Raises ValueError on shapes."""
+    def solve(
+        self,
+        hessian: Callable[[Tensor], Tensor],
+        b: Tensor,
+        start: Tensor | None = None,
+        *,
+        enough: Callable[[Tensor], bool] | None = None,
+    ) -> LinearSolution:
+        """v_N from `start` (None: zero). `hessian` maps (..., B, q) to (..., B, q). Raises ValueError on shapes.
+
+        `enough` is asked before each step, given the residual norms (..., B), whether to stop there: the one decision
+        that is taken on the host.
+        """
         if start is not None and start.shape != b.shape:
             raise ValueError(f"expected v of shape {tuple(b.shape)}, got {tuple(start.shape)}")
         v = torch.zeros_like(b) if start is None else start.clone()
@@ -63,6 +74,8 @@ class ConjugateGradient:
         threshold = (tolerance**2 * torch.maximum(rr, bb)).clamp(min=limits.tiny / limits.eps)
         active = rr > threshold
         for _ in range(self.steps):
+            if enough is not None and enough(rr.squeeze(-1).sqrt()):
+                break
             rr, active = _advance(hessian, v, r, p, rr, active, threshold)
 
         # A row that neither converged nor is still active met p'Hp <= 0 or a value that is not finite.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from convergence.arguments import integer, positive
 from convergence.oracle import Features, Oracle
-from problems import Tasks
+from problems import Problem, Tasks
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,37 @@ class GradientDescent:
         integer("steps", self.steps, least=0)
         positive("step_size", self.step_size)
 
-    def solve(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks) -> Tensor:
-        """theta_K from theta, (..., B, q)."""
+    @classmethod
+    def of(cls, problem: Problem, steps: int, step_size: float | None) -> GradientDescent:
+        """K steps of the size given, or of 2 / (L + mu) by the problem's constants where it is None.
+
+        Raises ValueError where the size is neither given nor known.
+        """
+        if step_size is None:
+            if problem.constants is None:
+                raise ValueError(
+                    f"expected lower_step_size a number, got None with {type(problem).__name__}, "
+                    "which gives no constants mu, L to take 2 / (L + mu) from"
+                )
+            step_size = problem.constants.lower_step_size
+        return cls(steps, step_size)
+
+    def solve(
+        self,
+        oracle: Oracle,
+        z: Features,
+        theta: Tensor,
+        tasks: Tasks,
+        *,
+        enough: Callable[[Tensor], bool] | None = None,
+    ) -> Tensor:
+        """theta_K from theta, (..., B, q).
+
+        `enough` is asked after each step, given |grad_theta g_i| (..., B) from before it, whether to stop there.
+        """
         for _ in range(self.steps):
-            theta = torch.sub(theta, oracle.lower_gradient(z, theta, tasks), alpha=self.step_size)
+            gradient = oracle.lower_gradient(z, theta, tasks)
+            theta = torch.sub(theta, gradient, alpha=self.step_size)
+            if enough is not None and enough(gradient.norm(dim=-1)):
+                break
         return theta

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from convergence.adaptive import Certified
 from convergence.arguments import integer, positive
 from convergence.hypergradients import Implicit
 from convergence.linear_solvers import ConjugateGradient
@@ -34,6 +35,8 @@ class MemoryReduced:
     upper_step_size  beta
     warm_start       True: theta AND v of each task start where they were left; False: at theta0 and 0;
                      "theta": only theta is warm (then N < q leaves an error floor, docs/theory.md S3c)
+    accuracy         None: K and N as given. A number: they are upper limits, and each iteration takes as few steps as
+                     certify |d - grad Phi_B| <= accuracy |d| (docs/theory.md S1; not with replicas). Not in the paper
 
     Cost a task and iteration: K lower gradients, N HVPs (N + 1 if v is warm and N > 0), one cross product, one
     upper gradient. Memory: no graph of the K steps; a warm start keeps 2 M q numbers. The theorems ask for more
@@ -46,6 +49,7 @@ class MemoryReduced:
     cg_steps: int
     upper_step_size: float
     warm_start: bool | Literal["theta"] = True
+    accuracy: float | None = None
 
     def __post_init__(self) -> None:
         integer("lower_steps", self.lower_steps, least=0)
@@ -53,6 +57,8 @@ class MemoryReduced:
         positive("upper_step_size", self.upper_step_size)
         if self.lower_step_size is not None:
             positive("lower_step_size", self.lower_step_size)
+        if self.accuracy is not None:
+            positive("accuracy", self.accuracy)
         if not (isinstance(self.warm_start, bool) or self.warm_start == "theta"):  # 1 == True is not meant
             raise ValueError(f'expected warm_start True, False or "theta", got {self.warm_start!r}')
 
@@ -65,8 +71,12 @@ class MemoryReduced:
         v = _rows(state.v, tasks, oracle)
         if theta is None:
             theta = oracle.theta0(phi, tasks)
-        theta = self.lower_solver(oracle).solve(oracle, z, theta, tasks)  # K gradient steps
-        d, theta, v, failure = self.implicit.estimate(oracle, z, theta, tasks, start=v)  # N CG steps, one backward pass
+        if self.accuracy is None:
+            theta = self.lower_solver(oracle).solve(oracle, z, theta, tasks)  # K gradient steps
+            estimate = self.implicit.estimate(oracle, z, theta, tasks, start=v)  # N CG steps, one backward pass
+        else:
+            estimate = self.certified(oracle, self.accuracy).estimate(oracle, z, theta, tasks, start=v)
+        d, theta, v, failure = estimate
         phi = map_parameters(lambda x, dx: torch.sub(x, dx, alpha=self.upper_step_size), phi, d)
         return Step(phi, self._store(state, tasks, oracle, theta, v), d, theta, v, failure)
 
@@ -74,20 +84,16 @@ class MemoryReduced:
 
     def lower_solver(self, oracle: Oracle) -> GradientDescent:
         """K gradient steps of size alpha. Raises ValueError where alpha is neither given nor known."""
-        if self.lower_step_size is not None:
-            return GradientDescent(self.lower_steps, self.lower_step_size)
-        constants = oracle.problem.constants
-        if constants is None:
-            raise ValueError(
-                f"expected lower_step_size a number, got None with {type(oracle.problem).__name__}, "
-                "which gives no constants mu, L to take 2 / (L + mu) from"
-            )
-        return GradientDescent(self.lower_steps, constants.lower_step_size)
+        return GradientDescent.of(oracle.problem, self.lower_steps, self.lower_step_size)
 
     @property
     def implicit(self) -> Implicit:
         """The hypergradient by N CG steps."""
         return Implicit(ConjugateGradient(self.cg_steps))
+
+    def certified(self, oracle: Oracle, accuracy: float) -> Certified:
+        """The hypergradient to a certified accuracy, by at most K lower and N CG steps."""
+        return Certified(self.lower_solver(oracle), ConjugateGradient(self.cg_steps), accuracy)
 
     def start(self, oracle: Oracle, phi: Parameters) -> State:
         """The state before the first iteration: theta0 and v = 0 for every task of the pool."""
@@ -102,7 +108,12 @@ class MemoryReduced:
         return State(theta, torch.zeros_like(theta) if self.warm_start is True else None)
 
     def declared_calls(self, batch: int) -> Calls:
-        """Oracle calls of one upper iteration on a batch of tasks, in one replica."""
+        """Oracle calls of one upper iteration on a batch of tasks, in one replica.
+
+        Raises ValueError where `accuracy` decides on them.
+        """
+        if self.accuracy is not None:
+            raise ValueError(f"expected accuracy=None for calls that are known beforehand, got {self.accuracy}")
         residual = 1 if self.warm_start is True and self.cg_steps > 0 else 0
         return {
             "lower_gradient": batch * self.lower_steps,

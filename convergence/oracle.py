@@ -50,9 +50,14 @@ class Oracle:
             self._pool = self.problem.sample(None, torch.Generator())
         return self._pool
 
-    def theta0(self, phi: Parameters, tasks: Tasks) -> Tensor:
-        """Where a cold lower level starts, (..., B, q). Not counted."""
-        theta = self._over_replicas(self.problem.theta0, phi, tasks).detach()
+    def theta0(self, phi: Parameters, tasks: Tasks, *, keep_graph: bool = False) -> Tensor:
+        """Where a cold lower level starts, (..., B, q). Not counted.
+
+        `keep_graph` keeps its dependence on phi, the leaves `Features.phi`, for methods that unroll the lower steps.
+        """
+        with torch.set_grad_enabled(keep_graph):
+            theta = self._over_replicas(self.problem.theta0, phi, tasks)
+        theta = theta if keep_graph else theta.detach()
         lead = () if self.replicas is None else (self.replicas,)
         if theta.shape[-2:-1] != (len(tasks),):
             raise ValueError(f"expected theta0 of shape ({len(tasks)}, q), one row a task, got {tuple(theta.shape)}")

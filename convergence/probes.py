@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convergence.certificates import certified_error
 from convergence.method import Step
 from convergence.oracle import Oracle
 from convergence.reference import Reference, ReferenceFailed, reference
@@ -17,7 +18,7 @@ from problems import Parameters, Problem, Tasks
 
 @dataclass
 class Snapshot:
-    """phi_t, and the step taken from it (None while a probe of phi alone is evaluated).
+    """phi_t, and the step taken from it with its tasks (None while a probe of phi alone is evaluated).
 
     `replicas` is None or R: then tensors of phi have a leading axis R.
     """
@@ -28,6 +29,7 @@ class Snapshot:
     iteration: int
     phi: Parameters
     step: Step | None = None
+    tasks: Tasks | None = None
     near: Tensor | None = None  # theta* at the snapshot before: where Newton starts
     failures: dict[int, ReferenceFailed] = field(default_factory=dict)  # replica -> why it has no reference
     _reference: Reference | None = None
@@ -135,6 +137,14 @@ def direction_error_sq(snapshot: Snapshot) -> Tensor:
     return _norm_sq({name: d - true[name] for name, d in snapshot.step.direction.items()}, snapshot.replicas)
 
 
+def certified_direction_error(snapshot: Snapshot) -> Tensor:
+    """A bound on |d_t - grad Phi_B(phi_t)| over the tasks of the batch, without theta*; not counted."""
+    assert snapshot.step is not None
+    assert snapshot.tasks is not None
+    oracle = Oracle(snapshot.problem, replicas=snapshot.replicas)
+    return certified_error(oracle, snapshot.phi, snapshot.tasks, snapshot.step.theta, snapshot.step.v)
+
+
 PROBES = {
     probe.name: probe
     for probe in (
@@ -144,6 +154,7 @@ PROBES = {
         Probe("distance_sq", distance_sq),
         Probe("direction_norm_sq", direction_norm_sq, of_step=True),
         Probe("direction_error_sq", direction_error_sq, of_step=True),
+        Probe("certified_direction_error", certified_direction_error, of_step=True),
     )
 }
 

@@ -21,7 +21,7 @@ def snapshot_of(problem: Problem, seed: int, replicas: int | None = None) -> Sna
     lead = () if replicas is None else (replicas,)
     phi = {n: normal(seed, *lead, *tensor.shape) for n, tensor in problem.phi0(torch.Generator()).items()}
     step = METHOD.step(oracle, phi, oracle.pool, METHOD.start(oracle, phi))
-    return Snapshot(problem, oracle.pool, replicas, 0, phi, step)
+    return Snapshot(problem, oracle.pool, replicas, 0, phi, step, oracle.pool)
 
 
 def by_hand(problem: Quadratic, snapshot: Snapshot) -> dict[str, float]:
@@ -39,6 +39,11 @@ def by_hand(problem: Quadratic, snapshot: Snapshot) -> dict[str, float]:
     H = np.stack([upper(e)[1] - upper(0 * e)[1] for e in np.eye(problem.p)], -1)
     optimum = np.linalg.solve(H, -upper(np.zeros(problem.p))[1])
     value, gradient = upper(phi)
+    theta, v = snapshot.step.theta.numpy(), snapshot.step.v.numpy()
+    norm = lambda matrices: np.linalg.norm(matrices, 2, axis=(-2, -1)).max()  # noqa: E731
+    residual = np.einsum("mij,mj->mi", Q, theta - u) - np.einsum("mij,mj->mi", A, v)
+    distance = np.linalg.norm(np.einsum("mij,mj->mi", A, theta) - C @ phi - b, axis=-1) / np.linalg.eigvalsh(A).min()
+    coupling = min(norm(np.swapaxes(J, 1, 2) @ Q), norm(J) * norm(Q))
     return {
         "grad_norm_sq": gradient @ gradient,
         "value": value,
@@ -46,6 +51,7 @@ def by_hand(problem: Quadratic, snapshot: Snapshot) -> dict[str, float]:
         "distance_sq": (phi - optimum) @ (phi - optimum),
         "direction_norm_sq": d @ d,
         "direction_error_sq": (d - gradient) @ (d - gradient),
+        "certified_direction_error": (coupling * distance + norm(J) * np.linalg.norm(residual, axis=-1)).mean(),
     }
 
 
@@ -74,11 +80,12 @@ def test_probes_of_replicas_are_those_of_each_alone(name):
     for r in range(3):
         phi = {n: tensor[r] for n, tensor in together.phi.items()}
         oracle = Oracle(problem)
-        alone = Snapshot(
-            problem, oracle.pool, None, 0, phi, METHOD.step(oracle, phi, oracle.pool, METHOD.start(oracle, phi))
-        )
+        step = METHOD.step(oracle, phi, oracle.pool, METHOD.start(oracle, phi))
+        alone = Snapshot(problem, oracle.pool, None, 0, phi, step, oracle.pool)
         for probe in PROBES.values():
             if probe.name in ("gap", "distance_sq") and not problem.has("upper_solution"):
+                continue
+            if probe.name == "certified_direction_error" and problem.constants is None:
                 continue
             found = probe.measure(together)
             assert found.shape == (3,)
@@ -108,7 +115,8 @@ def test_the_reference_is_computed_once_a_snapshot_and_begins_where_the_last_one
 
 
 def test_only_the_probes_of_the_direction_need_a_step():
-    assert {name for name, probe in PROBES.items() if probe.of_step} == {"direction_norm_sq", "direction_error_sq"}
+    of_step = {"direction_norm_sq", "direction_error_sq", "certified_direction_error"}
+    assert {name for name, probe in PROBES.items() if probe.of_step} == of_step
 
 
 @pytest.mark.parametrize("name", ["gap", "distance_sq"])

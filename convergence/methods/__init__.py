@@ -1,0 +1,5 @@
+"""Other published methods, each re-derived from its source on the same oracle, to compare the paper's with."""
+
+from convergence.methods.itd_bio import ITDBiO
+
+__all__ = ["ITDBiO"]

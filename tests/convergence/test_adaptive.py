@@ -1,0 +1,101 @@
+"""With an accuracy, K and N are what the certificate needs: no fewer, hardly more, and never above their limits."""
+
+import pytest
+import torch
+
+from convergence import ConjugateGradient, GradientDescent, MemoryReduced, Oracle, Status, run
+from problems import PROBLEMS, ProxLogistic, Quadratic
+from tests.strategies import normal
+from tests.twins import UserRidge
+
+PROBES = ("grad_norm_sq", "direction_norm_sq", "direction_error_sq", "certified_direction_error")
+
+
+def adaptive(accuracy, *, K=5000, N=500, beta, warm=True):
+    return MemoryReduced(lower_steps=K, cg_steps=N, upper_step_size=beta, warm_start=warm, accuracy=accuracy)
+
+
+@pytest.mark.parametrize("warm", [True, "theta", False])
+@pytest.mark.parametrize("accuracy", [0.05, 0.5, 0.9])
+@pytest.mark.parametrize("name", ["quadratic", "proximal", "prox-logistic"])
+def test_every_direction_is_certified_to_the_accuracy_asked_for(name, accuracy, warm):
+    problem = PROBLEMS[name](1)
+    method = adaptive(accuracy, beta=0.5 / problem.constants.L_Phi, warm=warm)
+    trace = run(problem, method, iterations=12, probes=PROBES).trace
+    size = trace["direction_norm_sq"].sqrt()
+    assert (trace["certified_direction_error"] <= accuracy * size * (1 + 1e-9)).all()
+    assert (trace["direction_error_sq"].sqrt() <= accuracy * size).all()
+    assert (trace["certified_direction_error"] >= 1e-3 * accuracy * size).all()  # not solved to rounding
+
+
+def test_a_tighter_accuracy_costs_more_and_the_error_follows_it():
+    problem = Quadratic.random(tasks=4, p=5, q=12, kappa=100.0, seed=0)
+    calls, worst = [], []
+    for accuracy in (0.9, 0.1, 0.01):
+        result = run(problem, adaptive(accuracy, beta=0.5), iterations=8, probes=PROBES)
+        calls.append(sum(result.calls.values()))
+        worst.append(float((result.trace["direction_error_sq"] / result.trace["direction_norm_sq"]).max()) ** 0.5)
+    assert calls == sorted(calls)
+    assert worst[0] > worst[1] > worst[2]
+    assert worst[2] <= 0.01
+
+
+def test_it_converges_exactly_where_a_fixed_cold_start_stops_at_a_floor():
+    problem = Quadratic.random(tasks=4, p=3, q=5, kappa=10.0, seed=2)
+    beta = 1 / problem.constants.L_Phi
+    fixed = MemoryReduced(lower_steps=5, cg_steps=3, upper_step_size=beta, warm_start=False)
+    floor = run(problem, fixed, iterations=60).trace["grad_norm_sq"][-1]
+    exact = run(problem, adaptive(0.5, beta=beta, warm=False), iterations=60).trace["grad_norm_sq"][-1]
+    assert floor > 1e-8
+    assert exact < 1e-20
+
+
+def test_the_limits_hold_and_the_run_goes_on_without_the_certificate():
+    problem = Quadratic.random(tasks=3, p=3, q=6, kappa=100.0, seed=0)
+    result = run(problem, adaptive(1e-6, K=2, N=3, beta=0.1, warm=False), iterations=5, probes=PROBES)
+    assert result.status is Status.MAX_ITERATIONS
+    assert result.calls["lower_gradient"] == 5 * 3 * 2  # T M K: the limit
+    assert 5 * 3 * 1 <= result.calls["hvp"] <= 5 * 3 * (3 + 2)  # N, and a residual a pass
+    assert (result.trace["certified_direction_error"] > 1e-6 * result.trace["direction_norm_sq"].sqrt()).any()
+
+
+def test_a_run_on_batches_adapts_to_the_tasks_drawn():
+    problem = ProxLogistic.random(tasks=8, q=4, examples=12, seed=0)
+    method = adaptive(0.3, beta=0.5)
+    result = run(problem, method, iterations=20, batch=2, probes=("direction_norm_sq", "certified_direction_error"))
+    assert (result.trace["certified_direction_error"] <= 0.3 * result.trace["direction_norm_sq"].sqrt()).all()
+
+
+def test_replicas_and_calls_that_are_not_known_beforehand_are_refused():
+    problem = Quadratic.random(tasks=3, p=2, q=3, kappa=3.0, seed=0)
+    with pytest.raises(ValueError, match=r"expected replicas=None with accuracy=0.5, got 2"):
+        run(problem, adaptive(0.5, beta=0.1), iterations=1, replicas=2)
+    with pytest.raises(ValueError, match=r"expected accuracy=None for calls that are known beforehand, got 0.5"):
+        adaptive(0.5, beta=0.1).declared_calls(3)
+    with pytest.raises(ValueError, match="accuracy"):
+        adaptive(0.0, beta=0.1)
+    method = MemoryReduced(lower_steps=9, lower_step_size=0.1, cg_steps=9, upper_step_size=0.1, accuracy=0.5)
+    with pytest.raises(ValueError, match="expected a problem with constants to certify with, got UserRidge"):
+        run(UserRidge(), method, iterations=1, probes=())
+
+
+def test_the_solvers_stop_where_they_are_told_to():
+    problem = Quadratic.random(tasks=2, p=2, q=4, kappa=10.0, seed=0)
+    oracle = Oracle(problem)
+    phi = {"phi": normal(0, 2)}
+    z, norms = oracle.embed(phi, oracle.pool), []
+
+    def third(norm):
+        norms.append(norm)
+        return len(norms) == 3
+
+    theta = GradientDescent(50, 0.1).solve(oracle, z, torch.zeros(2, 4).double(), oracle.pool, enough=third)
+    assert torch.equal(theta, GradientDescent(3, 0.1).solve(oracle, z, torch.zeros(2, 4).double(), oracle.pool))
+    assert oracle.calls["lower_gradient"] == 2 * (3 + 3)
+    assert torch.equal(norms[0], oracle.lower_gradient(z, torch.zeros(2, 4).double(), oracle.pool).norm(dim=-1))
+    norms.clear()
+    b, product = normal(3, 2, 4), oracle.lower_hessian(z, theta, oracle.pool)
+    told = ConjugateGradient(50).solve(product, b, enough=third)
+    assert torch.equal(told.v, ConjugateGradient(2).solve(product, b).v)
+    assert not told.failure.any()
+    assert torch.equal(norms[0], b.norm(dim=-1))
