@@ -13,6 +13,7 @@ from convergence import (
     ConjugateGradient,
     GradientDescent,
     Implicit,
+    ITDBiO,
     LinearSolution,
     MemoryReduced,
     Oracle,
@@ -104,6 +105,20 @@ class LongerStep(MemoryReduced):
         step = MemoryReduced.step(self, oracle, phi, tasks, state)
         longer = map_parameters(lambda x, dx: x - 1.5 * self.upper_step_size * dx, phi, step.direction)
         return step._replace(phi=longer)
+
+
+class LastStepOnly(ITDBiO):
+    """Unrolled differentiation that backpropagates through the last lower step alone."""
+
+    def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: None) -> Step:
+        """One upper iteration whose graph begins at theta_{K-1}."""
+        z = oracle.embed(phi, tasks, keep_graph=True)
+        whole = GradientDescent.of(oracle.problem, self.lower_steps, self.lower_step_size)
+        before = replace(whole, steps=max(whole.steps - 1, 0))
+        theta = before.solve(oracle, z, oracle.theta0(phi, tasks), tasks)
+        last = Unrolled(whole.steps - before.steps, whole.step_size)
+        d, theta, v, failure = last.estimate(oracle, z, theta, tasks)
+        return Step(map_parameters(lambda x, dx: x - self.upper_step_size * dx, phi, d), None, d, theta, v, failure)
 
 
 class KeptGraph(MemoryReduced):

@@ -91,7 +91,7 @@ class QuadraticTheory:
         return np.linalg.solve(H, h), H
 
     def unrolled_form(self, steps: int, step_size: float) -> tuple[Array, Array]:
-        """H_K and h_K: grad Phi_K(phi) = H_K phi - h_K, Phi_K = mean_i f_i(phi, theta_i,K(phi)) cold (S3b).
+        """H_i (M, p, p) and h_i (M, p): the gradient of f_i(phi, theta_i,K(phi)), K cold steps, is H_i phi - h_i (S3b).
 
         theta_i,K = J_i,K phi + (I - E_i) A_i^-1 b_i + E_i start_i, J_i,K = (I - E_i) J_i + E_i G_i.
         """
@@ -100,7 +100,7 @@ class QuadraticTheory:
         J_K = rest @ self.J + E @ self.gain
         JQ = np.swapaxes(J_K, 1, 2) @ self.Q
         constant = _apply(rest, self.offset) + _apply(E, self.start) - self.u
-        return (self.R + JQ @ J_K).mean(0), (_apply(self.R, self.w) - _apply(JQ, constant)).mean(0)
+        return self.R + JQ @ J_K, _apply(self.R, self.w) - _apply(JQ, constant)
 
     def warm_map(self, steps: int, step_size: float, upper_step_size: float) -> Array:
         """The matrix by which one warm iteration with exact v maps (phi, theta_1, ..., theta_M), (p + Mq, p + Mq).
