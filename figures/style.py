@@ -65,7 +65,7 @@ FAMILIES = {
     "proximal": Series(GREEN, "s", "proximal"),
     "softmax": Series(VERMILION, "^", "softmax"),
 }
-# The next three are indexed by the code in the evidence
+# The next ones are indexed by the code in the evidence
 SAMPLINGS = (Series(VERMILION, "s", "without replacement"), Series(BLUE, "o", "i.i.d."))
 TAILS = (Series(BLUE, "o", "$x^{-a}$"), Series(VERMILION, "^", "$x^{-a}$ rippled"), Series(GREEN, "s", "$|x|^m$"))
 LOWER_STARTS = (Series(BLACK, "o", r"$\theta_0 = 0$"), Series(BLACK, "x", r"$\theta_0 = \phi$"))

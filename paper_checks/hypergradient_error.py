@@ -12,8 +12,8 @@ Predicted.
     (2) measured / bound <= 1 on random quadratics (kappa up to 1000), on quadratics pulled to phi, where theta also
     starts, and on logistic and softmax heads pulled to phi. (3) With C = Q = I
     and theta_0 - theta* along the slowest eigenvector the first term is attained: |d - grad Phi| = D_0 varrho^K / mu.
-    (4) Where the cross derivative depends on theta (a shared embedding with ridge heads) and the lower level is solved
-    to rounding, d = grad Phi.
+    (4) Where the cross derivative depends on theta (a representation shared by ridge heads) and the lower level is
+    solved to rounding, d = grad Phi.
 Measured.
     One step of the method at a random phi. In (1) theta_K comes from an eigendecomposition and v_N from scipy's
     CG; in (2) grad Phi from the closed form, or from damped Newton for the heads.
@@ -32,14 +32,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 from scipy.sparse.linalg import cg
-from torch import Tensor
 
 from convergence import Oracle, Step, reference
 from convergence.streams import generator
 from paper_checks.claim import Comparison, Evidence, Setting, at_least, at_most, equal
 from paper_checks.planted import FirstOrder
 from paper_checks.quadratic_theory import Array, QuadraticTheory
-from problems import Parameters, Problem, ProxHeads, Proximal, ProxLogistic, ProxSoftmax, Quadratic, Tasks
+from problems import Problem, ProxHeads, Proximal, ProxLogistic, ProxSoftmax, Quadratic, Representation
 
 PLANTED = "the cross term of the hypergradient dropped (first-order method)"
 STEPS = [(1, 1), (3, 2), (10, 4), (30, 8)]  # (K, N)
@@ -180,44 +179,26 @@ def _cg_factor(kappa: float, N: int) -> float:
     return 2 * math.sqrt(kappa) * ((math.sqrt(kappa) - 1) / (math.sqrt(kappa) + 1)) ** N
 
 
-class _SharedEmbedding(Problem):
-    """Linear embedding phi = U shared by ridge heads theta: d2g/dphi dtheta and df/dphi depend on theta."""
+class _WithoutClosedForms(Problem):
+    """The same representation with nothing but its objectives: the method goes through automatic differentiation."""
 
-    def __init__(self, seed: int):
-        rng = torch.Generator().manual_seed(seed)
-        self.q = 2
-        self.data = {
-            name: torch.randn(4, 8, size, generator=rng, dtype=torch.float64)
-            for name, size in (("X", 5), ("y", 1), ("X_val", 5), ("y_val", 1))
-        }
-
-    def phi0(self, rng: torch.Generator) -> Parameters:
-        """Standard normal, (5, 2), halved."""
-        return {"U": 0.5 * torch.randn(5, 2, generator=rng, dtype=torch.float64)}
-
-    def lower(self, features: Parameters, theta: Tensor, tasks: Tasks) -> Tensor:
-        """Mean squared training error / 2 plus |theta|^2 / 2."""
-        return self._loss(tasks.X, tasks.y, features["U"], theta) + 0.5 * theta.square().sum(-1)
-
-    def upper(self, features: Parameters, theta: Tensor, tasks: Tasks) -> Tensor:
-        """Mean squared validation error / 2."""
-        return self._loss(tasks.X_val, tasks.y_val, features["U"], theta)
-
-    def _loss(self, X: Tensor, y: Tensor, U: Tensor, theta: Tensor) -> Tensor:
-        return 0.5 * (X @ U @ theta.unsqueeze(-1) - y).square().mean((-2, -1))
+    def __init__(self, problem: Representation):
+        self.data, self.q = problem.data, problem.q
+        self.phi0, self.embed, self.lower, self.upper = problem.phi0, problem.embed, problem.lower, problem.upper
 
 
 def _bilinear(setting: Setting) -> Evidence:
     """The lower level solved to rounding, 200 steps and q CG steps: d is grad Phi of the Newton reference."""
     measured, exact = [], []
     for k in range(5):
-        problem = _SharedEmbedding(setting.seed + k)
+        problem = Representation.random(tasks=4, d=5, rank=2, examples=8, seed=setting.seed + k)
         phi = problem.phi0(generator(setting.seed + k, "start"))
-        stiffest = 1 + float(torch.linalg.matrix_norm(problem.data["X"] @ phi["U"], 2).square().max()) / 8
-        step = _one_step(setting, problem, phi, 200, 2, 1 / stiffest)
-        measured.append(step.direction["U"].flatten().cpu().numpy())
-        pool = problem.sample(None, torch.Generator())
-        exact.append(reference(problem, phi, pool).hypergradient["U"].flatten().numpy())
+        alpha = 2 / (problem.prox + problem.lower_smoothness(float(torch.linalg.matrix_norm(phi["U"], 2))))
+        true = reference(problem, phi, problem.sample(None, torch.Generator())).hypergradient["U"]
+        for form in (problem, _WithoutClosedForms(problem)):
+            step = _one_step(setting, form, phi, 200, 2, alpha)
+            measured.append(step.direction["U"].flatten().cpu().numpy())
+            exact.append(true.flatten().numpy())
     return {"bilinear": np.stack(measured), "bilinear_exact": np.stack(exact)}
 
 

@@ -70,6 +70,13 @@ class OneLowerStepFewer(MemoryReduced):
         return replace(right, steps=max(right.steps - 1, 0))
 
 
+class ColdStart(MemoryReduced):
+    """theta and v cold in a method that is said to be warm."""
+
+    def __init__(self, **hyperparameters: Any):
+        super().__init__(**{**hyperparameters, "warm_start": False})
+
+
 class ColdDirection(MemoryReduced):
     """v cold in a method that is said to be warm: exact only in the limit of many CG steps."""
 

@@ -7,6 +7,7 @@ from problems.heads import ProxHeads
 from problems.logistic import ProxLogistic
 from problems.proximal import Proximal
 from problems.quadratic import Quadratic
+from problems.representation import Representation
 from problems.softmax import ProxSoftmax
 from problems.tails import PowerTail, PowerWell
 from problems.tight import Huber, Plateau, Tight, Zigzag
@@ -26,6 +27,7 @@ __all__ = [
     "ProxSoftmax",
     "Proximal",
     "Quadratic",
+    "Representation",
     "Tasks",
     "Tight",
     "Zigzag",

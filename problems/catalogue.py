@@ -8,6 +8,7 @@ from problems.base import Problem
 from problems.logistic import ProxLogistic
 from problems.proximal import Proximal
 from problems.quadratic import Quadratic
+from problems.representation import Representation
 from problems.softmax import ProxSoftmax
 from problems.tails import PowerTail, PowerWell
 from problems.tight import Huber, Plateau, Zigzag
@@ -23,10 +24,11 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "plateau": lambda seed: Plateau(horizon=20, kappa=10.0, dimension=4, coupled=True, tasks=4, seed=seed),
     "zigzag": lambda seed: Zigzag(horizon=20, kappa=10.0, dimension=3, tasks=2, seed=seed),
     "power-tail": lambda seed: PowerTail(
-        [0.5, 2.0, 1.0], ripples=[0.0, 0.0, 0.5], frequencies=[1.0, 1.0, 4.0], kappa=10.0, coupled=True, tasks=4, seed=seed
+        [0.5, 1.0], ripples=[0.0, 0.5], frequencies=[1.0, 4.0], kappa=10.0, coupled=True, tasks=4, seed=seed
     ),
     "power-well": lambda seed: PowerWell([3.0, 5.0], kappa=10.0, coupled=True, tasks=2, seed=seed),
     "proximal": lambda seed: Proximal.random(tasks=6, q=4, spectrum=(0.1, 5.0), prox=1.0, seed=seed),
     "prox-softmax": lambda seed: ProxSoftmax.random(tasks=5, classes=3, features=2, examples=20, prox=0.5, seed=seed),
+    "representation": lambda seed: Representation.random(tasks=6, d=4, rank=2, examples=8, seed=seed),
     "prox-logistic": lambda seed: ProxLogistic.random(tasks=6, q=5, examples=20, seed=seed),
 }

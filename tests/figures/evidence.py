@@ -48,6 +48,20 @@ def deterministic_exact(n):
     return {"cells": cells, **found, "beta": np.full(6, 0.1), **floors}
 
 
+def representation(n):
+    t, starts = 10 * np.arange(20 * n), np.linspace(0.5, 1.5, 5)
+    warm = np.outer(np.exp(-70 * t / t[-1]), starts)
+    K = np.array([2.0, 4.0, 8.0])
+    floors = 0.1 * 2.0**-K
+    cold = floors[:, None, None] * (1 + np.outer(np.exp(-9 * t / t[-1]), starts))
+    law = 10 * np.maximum(t, 1.0) ** (-5 / 3)
+    ends = {"instance": [(20.0, 10.0, 3.0, 1.0)], "end": warm[-1:], "angle": warm[-1:]}
+    floor = {"cold_K": K, "cold_t": t, "cold": cold, "cold_law": floors}
+    trap = {"trap_t": t, "trap_square": law, "trap_law": law, "trap_m": [1.0], "trap_s": [8.0], "trap_replay": [8.0]}
+    products = {f"{name}_alpha_L": [1.1] for name in ("warm", "cold", "trap")}
+    return {"t": t, "warm": warm, **ends, **floor, **trap, **products}
+
+
 def cold_start_floor(n):
     kappa, gain, K = grid([5.0, 20.0], [0.0, 1.0], np.arange(1.0, n + 1))  # instance by instance, as the claim does
     K_law = 0.1 * (1 + gain) * (1 - 1 / kappa) ** (4 * K)
@@ -159,6 +173,7 @@ MAKERS = {
         hypergradient_error,
         cg_rate,
         deterministic_exact,
+        representation,
         cold_start_floor,
         step_size_limit,
         itd_floor,
