@@ -11,7 +11,7 @@ Hypotheses.
     optimum is measured, not proved.
 Predicted.
     (1) Warm, K = N = 2 below the rank 3: Phi <= 1e-25, |(I - P_U) U_*| <= 1e-12. (2) Cold theta, exact v: Phi ends at
-    the value where K = UU' is a fixed point of the iteration on K (U itself may go on turning within its range), found
+    the value where UU' is a fixed point of the iteration (U itself may go on turning within its range), found
     by least squares in numpy. (3) c_i = a_i, S = I, orthogonal heads of second moments m_j: along U = U_* diag(s) O'
     every s_j evolves alone, with one number for theta: s is replayed. For exact theta it grows by
     w(s) = 2 beta prox^2 m s / (s^2 + prox)^3, so that with F an integral of 1 / w
@@ -25,7 +25,7 @@ Refuted by.
     One start above its bound; a cold end off its fixed point by 1e-8 relative, or below 1e-6, where it would be no
     floor; an exponent off 5/3 by 0.02, |grad Phi_T|^2 off its law by 1 %, s_T off its replay by 1e-9 relative.
 Source.
-    docs/theory.md S7c. No statement of the paper, which takes the convergence on nonconvex problems from its theorem.
+    docs/theory.md S7c. Not a statement of the paper: the family, its ends and its laws are derived here.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ class Representation(Problem):
         backward = matvec(SU, theta) - matvec(tasks.S, tasks.a)
         return {"U": (forward.mT @ theta - backward.mT @ v) / len(tasks)}
 
-    # ---- exact solutions, from K = UU' alone: no code shared with the calls above
+    # ---- exact solutions, from UU' alone: no code shared with the calls above
 
     def lower_solution(self, phi: Parameters, tasks: Tasks) -> Tensor:
         """(U'SU + prox I)^-1 U'S a, as U'(S U U' + prox I)^-1 S a."""
@@ -141,18 +141,19 @@ class Representation(Problem):
         return (U.mT @ self._dual(U, tasks.S, tasks.a)).squeeze(-1)
 
     def value(self, phi: Parameters) -> Tensor:
-        """mean_i 1/2 |K (S_i K + prox I)^-1 S_i a_i - c_i|^2."""
+        """mean_i 1/2 |W (S_i W + prox I)^-1 S_i a_i - c_i|^2, W = UU'."""
         _, error = self._prediction(phi)
         return 0.5 * error.square().sum((-2, -1)).mean(-1)
 
     def hypergradient(self, phi: Parameters) -> Parameters:
-        """(G + G') U with G = dPhi/dK = mean_i (K S_i + prox I)^-T e_i (prox w_i)', w_i = (S_i K + prox I)^-1 S_i a_i.
+        """(G + G') U with G = dPhi/dW = prox mean_i (W S_i + prox I)^-T e_i w_i', W = UU'.
 
-        Of the prediction p = K w, the derivative along dK is prox (K S + prox I)^-1 dK w; e = p - c.
+        The prediction is p_i = W w_i, w_i = (S_i W + prox I)^-1 S_i a_i, its error e_i = p_i - c_i; the derivative of p_i
+        along dW is prox (W S_i + prox I)^-1 dW w_i.
         """
         U = phi["U"].unsqueeze(-3)
         w, error = self._prediction(phi)
-        adjoint = torch.linalg.solve(self._shifted(U, self.data["S"]), error)  # (K S + prox I)' = S K + prox I
+        adjoint = torch.linalg.solve(self._shifted(U, self.data["S"]), error)  # (W S + prox I)' = S W + prox I
         G = self.prox * (adjoint @ w.mT).mean(-3)
         return {"U": (G + G.mT) @ phi["U"]}
 
