@@ -101,6 +101,15 @@ def itd_floor(n):
     return floors | {"floor": law, "law": law, "implicit_from": 2.5} | bounds
 
 
+def growing_lower_steps(n):
+    t = np.arange(40 * n)
+    K = np.ceil(np.log2(t + 2))
+    law = 4 * 4.0**-K
+    first = {"first": [3.0, 9.0], "fixed": 1e-2 + 0.9 ** (t + 1), "fixed_law": 1e-2}
+    runs = {"K": K, "grad_norm_sq": law, "law": law, "error": 2.0**-K, "delta": 2.2 * 2.0**-K}
+    return first | {f"{name}_{k}": (1 + k) * values for name, values in runs.items() for k in (0, 1)}
+
+
 def sublinear_rate(n):
     family, kappa, T, h = grid([0.0, 1.0, 2.0], [1.0, 10.0, 100.0], 10.0 * np.arange(1, n + 1), [0.5, 1.0])
     law = (1 + 0.2 * family) / (T * h)
@@ -177,6 +186,7 @@ MAKERS = {
         cold_start_floor,
         step_size_limit,
         itd_floor,
+        growing_lower_steps,
         sublinear_rate,
         sublinear_tail,
         batch_size_decay,
