@@ -7,6 +7,7 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from figures import (
+    algorithm_replay,
     batch_size_decay,
     cg_rate,
     cold_start_floor,
@@ -15,8 +16,10 @@ from figures import (
     growing_lower_steps,
     hypergradient_error,
     itd_floor,
+    lyapunov_decrease,
     memory,
     representation,
+    stale_warm_start,
     stationary_moment,
     step_size_limit,
     sublinear_rate,
@@ -25,8 +28,10 @@ from figures import (
 from figures.style import Evidence
 
 FIGURES: dict[str, Callable[[Evidence], Figure]] = {
+    "algorithm_replay": algorithm_replay.draw,
     "hypergradient_error": hypergradient_error.draw,
     "cg_rate": cg_rate.draw,
+    "lyapunov_decrease": lyapunov_decrease.draw,
     "deterministic_exact": deterministic_exact.draw,
     "representation": representation.draw,
     "cold_start_floor": cold_start_floor.draw,
@@ -37,6 +42,7 @@ FIGURES: dict[str, Callable[[Evidence], Figure]] = {
     "sublinear_tail": sublinear_tail.draw,
     "batch_size_decay": batch_size_decay.draw,
     "stationary_moment": stationary_moment.draw,
+    "stale_warm_start": stale_warm_start.draw,
     "complexity": complexity.draw,
     "memory": memory.draw,
 }

@@ -3,6 +3,7 @@
 from types import ModuleType
 
 from paper_checks import (
+    algorithm_replay,
     batch_size_decay,
     cg_rate,
     cold_start_floor,
@@ -11,8 +12,10 @@ from paper_checks import (
     growing_lower_steps,
     hypergradient_error,
     itd_floor,
+    lyapunov_decrease,
     memory,
     representation,
+    stale_warm_start,
     stationary_moment,
     step_size_limit,
     sublinear_rate,
@@ -22,8 +25,10 @@ from paper_checks.claim import Claim, Comparison, Evidence, Outcome, Setting, Ve
 
 # One line makes a module a claim; the order is that of the report.
 MODULES: tuple[ModuleType, ...] = (
+    algorithm_replay,
     hypergradient_error,
     cg_rate,
+    lyapunov_decrease,
     deterministic_exact,
     representation,
     cold_start_floor,
@@ -34,6 +39,7 @@ MODULES: tuple[ModuleType, ...] = (
     sublinear_tail,
     batch_size_decay,
     stationary_moment,
+    stale_warm_start,
     complexity,
     memory,
 )

@@ -32,9 +32,8 @@ from torch import Tensor
 from convergence import run as solve
 from convergence.rates import hitting_time, log_log_slope, running_average
 from paper_checks.claim import Comparison, Evidence, Setting, at_most, equal
-from paper_checks.deterministic_exact import potential
+from paper_checks.lyapunov import Lyapunov, potential
 from paper_checks.planted import OneLowerStepFewer
-from paper_checks.quadratic_theory import Lyapunov
 from problems import Huber, Parameters, Quadratic, Tasks
 
 PLANTED = "one lower gradient step fewer than declared"

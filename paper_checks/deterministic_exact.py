@@ -27,14 +27,12 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from convergence import Probe, Snapshot
 from convergence import run as solve
 from paper_checks.claim import Comparison, Evidence, Setting, at_least, at_most, equal
+from paper_checks.lyapunov import Array, Lyapunov, potential
 from paper_checks.planted import ColdDirection
-from paper_checks.quadratic_theory import Array, Lyapunov, QuadraticTheory, cold_cg_problem
+from paper_checks.quadratic_theory import cold_cg_problem
 from problems import Quadratic
 
 PLANTED = "v started cold in every iteration of a method that is said to be warm"
@@ -99,23 +97,6 @@ def _warm(setting: Setting, *, kappas: tuple[float, ...]) -> Evidence:
         evidence[f"grad_norm_sq_{k}"] = result.trace["grad_norm_sq"].numpy()
         evidence[f"V_{k}"] = result.trace["V"].numpy()
     return evidence | {"beta": np.array(betas)}
-
-
-def potential(problem: Quadratic, beta: float, lyapunov: Lyapunov) -> Probe:
-    """V_t as a probe of the step, for a problem on the device of the run."""
-    pool = problem.sample(None, torch.Generator())
-    H = torch.as_tensor(QuadraticTheory.of(problem).upper_form[0], device=pool.index.device)
-    optimum = problem.upper_solution()["phi"]
-
-    def measure(snapshot: Snapshot) -> Tensor:
-        theta, v = snapshot.step.theta, snapshot.step.v
-        a = (theta - problem.lower_solution(snapshot.phi, pool)).square().sum(-1).mean()
-        e = v - torch.linalg.solve(pool.A, torch.einsum("mij,mj->mi", pool.Q, theta - pool.u))
-        b = torch.einsum("mi,mij,mj->m", e, pool.A, e).mean()
-        x = snapshot.phi["phi"] - optimum  # Phi - Phi* = 1/2 |x|^2_H: a difference of values would drown in rounding
-        return 0.5 * x @ H @ x + beta * (lyapunov.P * a + lyapunov.Q * b)
-
-    return Probe("V", measure, of_step=True)
 
 
 def _cold_v(setting: Setting) -> Evidence:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.sparse.linalg import cg
 
 from paper_checks.stochastic_theory import batch_moments
-from problems import Constants, Quadratic
+from problems import Quadratic
 
 Array = npt.NDArray[np.float64]
 
@@ -149,28 +149,6 @@ class QuadraticTheory:
         """
         moments = batch_moments(self, step_size, zeta)
         return moments.stationary, moments.radius
-
-
-@dataclass(frozen=True)
-class Lyapunov:
-    """Theorem 2 for quadratics: V = Phi - Phi* + beta (P a + Q b) decreases by beta/2 |grad Phi|^2 a step."""
-
-    P: float
-    Q: float
-    largest_step: float
-
-    @classmethod
-    def of(cls, constants: Constants, *, lower_steps: int, cg_steps: int, lower_step_size: float) -> Lyapunov:
-        """P, Q and the largest beta, from exact constants, for K, N >= 1 (rho_2 = 0: chi_hat = chi_N)."""
-        tau, nu, L_c, Lambda, L_Phi = (getattr(constants, name) for name in ("tau", "nu", "L_c", "Lambda", "L_Phi"))
-        varrho_K = constants.lower_contraction(lower_step_size) ** lower_steps
-        chi = constants.cg_contraction(cg_steps)
-        c_a = varrho_K**2 * tau**2 / (1 - varrho_K)
-        c_b = chi**2 * constants.L * nu**2 / (1 - chi)
-        Q = L_c**2 / (constants.mu * (1 - chi))
-        P = (Lambda**2 + 8 * Q * c_b) / (1 - varrho_K)
-        W = P * c_a + 8 * tau**2 * Q * c_b
-        return cls(P, Q, min(1 / (2 * L_Phi), 1 / (2 * np.sqrt(W))))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,15 @@ def grid(*columns):
     return [axis.ravel() for axis in np.meshgrid(*map(np.asarray, columns), indexing="ij")]
 
 
+def algorithm_replay(n):
+    rng = np.random.default_rng(0)
+    found = {}
+    for family, p in (("quadratic", 3), ("heads", 6), ("representation", 12)):
+        law = rng.standard_normal((5, 2, 1, p)) + np.cumsum(0.1 * rng.standard_normal((5, 2, n + 1, p)), axis=2)
+        found |= {f"{family}_phi": law, f"{family}_law": law}
+    return found
+
+
 def hypergradient_error(n):
     rng = np.random.default_rng(0)
     kappa, K = grid([10.0, 100.0], np.arange(n))
@@ -27,7 +36,8 @@ def hypergradient_error(n):
     share = 10 ** rng.uniform(-8, -0.1, 8 * n)
     family = np.arange(8 * n) % 4
     bounds = {"bound_error": share * bound, "bound": bound, "bound_gradient": bound, "bound_family": family}
-    return {"identity_measured": d, "identity_predicted": d, **bounds, "instances": 2 * n, **tight}
+    exact = {"identity_measured": d, "identity_predicted": d, "bilinear": d, "bilinear_exact": d}
+    return {**exact, **bounds, "instances": 2 * n, **tight}
 
 
 def cg_rate(n):
@@ -36,6 +46,17 @@ def cg_rate(n):
     bound = np.geomspace(0.9, 1e-7, 5 * n)
     ratios = {"ratio": chi, "chi": chi, "random_ratio": bound * np.linspace(0.1, 0.9, 5 * n), "random_chi": bound}
     return {"kappa": kappa, "N": N, "warm": warm, **ratios}
+
+
+def lyapunov_decrease(n):
+    cells = [(0, 10.0, 1, 1), (0, 100.0, 5, 2), (1, 3.6, 3, 3), (1, 1.2, 1, 1), (2, 1.3, 1, 1), (2, 1.9, 2, 2)]
+    decay = np.exp(-3 * np.arange(20 * n) / (20 * n))
+    squares = 2 * np.append(-np.diff(decay), 1e-3) / 0.1  # of V with beta = 0.1: the guaranteed decrease, halved below
+    found = {f"V_{k}": (k + 1) * decay for k in range(6)} | {
+        f"grad_norm_sq_{k}": (k + 1) * squares / 2 for k in range(6)
+    }
+    drift = {"drift": [0.0, 0, 0.3, 0.1, 0.2, 0.2], "allowed_drift": [np.inf, np.inf, 0.6, 4.0, 9.0, 2.0]}
+    return {"cells": cells, **found, "beta": np.full(6, 0.1), **drift}
 
 
 def deterministic_exact(n):
@@ -66,6 +87,7 @@ def cold_start_floor(n):
     kappa, gain, K = grid([5.0, 20.0], [0.0, 1.0], np.arange(1.0, n + 1))  # instance by instance, as the claim does
     K_law = 0.1 * (1 + gain) * (1 - 1 / kappa) ** (4 * K)
     over_K = {"K_gain": gain, "K_kappa": kappa, "K": K, "K_floor": K_law, "K_law": K_law, "K_left_out": 0}
+    over_K["K_bound"] = 2 * np.sqrt(K_law)
     N_kappa, N = grid([10.0, 100.0], np.arange(1.0, n + 1))
     N_law = np.exp(-2 * N / np.sqrt(N_kappa))
     return over_K | {"N_kappa": N_kappa, "N": N, "N_floor": N_law, "N_law": N_law}
@@ -157,13 +179,28 @@ def stationary_moment(n):
     return cells | dict.fromkeys(("path_square", "path_square_law"), 1.17**t)
 
 
+def stale_warm_start(n):
+    instance = np.stack(grid([2.0, 20.0], [1.0, 5.0], 1.0 + np.arange(n)), axis=-1)
+    bound = np.geomspace(1, 100, 4 * n)
+    cells = {"instance": instance, "bound": bound, "average": 0.4 * bound, "average_law": 0.4 * bound}
+    K, batch = grid([1.0, 5.0], 1.0 + np.arange(n))
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, (2 * n, 20))
+    noise = 1 + noise - noise.mean(-1, keepdims=True)
+    law = (1 + 1 / K) / batch
+    cells |= {"K": K, "batch": batch, "law": law, "exact_theta_law": 1 / batch, "moment": law[:, None] * noise}
+    N, batch = grid(1.0 + np.arange(n), [1.0, 2.0])
+    cells |= {"N": N, "N_batch": batch, "N_law": 1 / batch, "N_moment": (1 + 0.1 / N / batch)[:, None] * noise, "q": n}
+    traces = {f"all_tasks_{N}": np.exp(-np.arange(60.0) / (1 + 0.1 * N)) for N in range(1, n + 1)}
+    return cells | traces | {"counts": np.arange(1, n + 1)}
+
+
 def complexity(n):
     eps = np.geomspace(1e-1, 1e-3, n)
     huber = np.ceil((2 / eps + 1) / 2)
     hit = np.ceil(12 / eps)
     counts = np.array([84.0, 84, 21, 21, 84, 63, 21, 21, 84, 63, 21, 21])
     quadratics = {"eps": eps, "hit": hit, "T_eps": np.ceil(20 / eps), "calls_at_hit": 50 * hit, "average": 1 / hit}
-    calls = dict.fromkeys(("counted", "declared", "evaluated"), counts)
+    calls = dict.fromkeys(("counted", "declared", "evaluated", "stated"), counts)
     return {"huber_eps": eps, "huber_hit": huber, "huber_law": huber, **quadratics, **calls}
 
 
@@ -179,8 +216,10 @@ def memory(n):
 MAKERS = {
     maker.__name__: maker
     for maker in (
+        algorithm_replay,
         hypergradient_error,
         cg_rate,
+        lyapunov_decrease,
         deterministic_exact,
         representation,
         cold_start_floor,
@@ -191,6 +230,7 @@ MAKERS = {
         sublinear_tail,
         batch_size_decay,
         stationary_moment,
+        stale_warm_start,
         complexity,
         memory,
     )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.polynomial.chebyshev import Chebyshev as Polynomial
 
-from paper_checks.quadratic_theory import Chebyshev, Lyapunov, QuadraticTheory, chi, cold_cg_problem, zeta
+from paper_checks.quadratic_theory import Chebyshev, QuadraticTheory, chi, cold_cg_problem, zeta
 from problems import Quadratic
 
 seeds = st.integers(0, 1000)
@@ -89,15 +89,6 @@ def test_the_chebyshev_spectrum_has_both_ends_and_the_floor_vanishes_with_chi():
     assert spectrum.eigenvalues.min() == pytest.approx(1)
     floors = [cold_cg_problem(N, 10.0, R=1.0, w=1.0, u0=0.0)[1] for N in (1, 3, 6, 9)]
     assert all(b < a for a, b in itertools.pairwise(floors))
-
-
-@given(seeds, st.integers(1, 5), st.integers(1, 5))
-def test_the_lyapunov_step_size_obeys_both_of_its_bounds_and_grows_with_more_steps(seed, K, N):
-    constants = Quadratic.random(tasks=3, p=3, q=8, kappa=10.0, seed=seed).constants
-    alpha = constants.lower_step_size
-    fewer = Lyapunov.of(constants, lower_steps=K, cg_steps=N, lower_step_size=alpha)
-    more = Lyapunov.of(constants, lower_steps=K + 1, cg_steps=N + 1, lower_step_size=alpha)
-    assert 0 < fewer.largest_step <= more.largest_step <= 1 / (2 * constants.L_Phi)
 
 
 @given(seeds, st.integers(1, 4))
