@@ -154,3 +154,12 @@ class RepeatedBatch(MemoryReduced):
             tasks = oracle.problem.select(index)
         step = super().step(oracle, phi, tasks, inner)
         return step._replace(state=(t + 1, tasks.index, step.state))
+
+
+class Refreshed(MemoryReduced):
+    """The warm rows of all tasks are brought up to date in every iteration, not only those of the batch."""
+
+    def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: State) -> Step:
+        """One upper iteration, and the lower level of all tasks."""
+        everyone = super().step(oracle, phi, oracle.pool, state)
+        return super().step(oracle, phi, tasks, state)._replace(state=everyone.state)

@@ -182,7 +182,7 @@ def _stationary(setting: Setting, instances: list[Instance]) -> Evidence:
         trace = _trace(
             setting,
             instances[number],
-            iterations=discard + setting.pick(60, 600),
+            iterations=discard + setting.pick(60, 500),
             batch=batch,
             replacement=replacement,
             replicas=setting.pick(256, 1024),

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from paper_checks.quadratic_theory import QuadraticTheory
+    from problems import Constants
 
 Array = npt.NDArray[np.float64]
 
@@ -119,7 +120,7 @@ def stale_moments(
     """Of warm theta with exact v, batches without replacement: state (phi, theta_1, ..., theta_M), size p + M q.
 
     lower: K and alpha. A sampled task takes K lower steps from where it was left, the others stay; the average is over
-    all subsets. The centre is (phi*, theta_i*(phi*)): there is no bias. Cost: (p + M q)^6 once: keep p + M q <= 15.
+    all subsets. The centre is (phi*, theta_i*(phi*)): there is no bias. Cost: (p + M q)^6 once: keep p + M q <= 20.
     """
     M, q, p = theory.C.shape
     E = theory.contraction(*lower)
@@ -144,6 +145,18 @@ def stale_moments(
     return GradientMoments(RandomAffine.of_maps(np.stack(maps), np.stack(shifts)), centre, np.zeros(p), readout)
 
 
+def task_variance(theory: QuadraticTheory, moments: GradientMoments, start: Array, iterations: int) -> Array:
+    """E sigma^2(phi_t) = E mean_i |grad Phi_i - grad Phi|^2 at phi_t for t = 0, 1, ...; the state begins with phi."""
+    H, h = theory.direction()
+    p = h.shape[-1]
+    delta = H - H.mean(0)
+    spread = np.einsum("mij,j->mi", H, moments.centre[:p]) - h
+    spread = spread - spread.mean(0)
+    m, Y = moments.process.moments(start - moments.centre, iterations)
+    linear, square = np.einsum("mi,mij->j", spread, delta) / len(H), np.einsum("mij,mik->jk", delta, delta) / len(H)
+    return np.square(spread).sum(-1).mean() + 2 * m[:, :p] @ linear + np.einsum("jk,tjk->t", square, Y[:, :p, :p])
+
+
 def fourth_moment_radius(maps: Array) -> float:
     """The spectral radius of E T (x) T (x) T (x) T, maps (k, n, n) equally likely: below 1 where E |x|^4 has a limit.
 
@@ -153,3 +166,35 @@ def fourth_moment_radius(maps: Array) -> float:
     pairs = np.einsum("kij,klm->kiljm", maps, maps).reshape(len(maps), maps.shape[-1] ** 2, -1)
     fourth = sum(np.kron(pair, pair) for pair in pairs) / len(pairs)
     return float(np.abs(np.linalg.eigvals(fourth)).max())
+
+
+@dataclass(frozen=True)
+class StaleBound:
+    """Theorem 4b: warm theta, exact v, b of M tasks without replacement; the others keep theta where it was left.
+
+    gamma = b / (2 M) (1 - varrho^2K), P = 2 Lambda^2 varrho^2K / gamma,
+    largest_step = min(1 / (2 L_Phi), gamma / (4 Lambda varrho^K tau)).
+    """
+
+    P: float
+    coupling: float  # 4 Lambda varrho^K tau / gamma
+    largest_step: float
+    smoothness: float
+
+    @classmethod
+    def of(cls, constants: Constants, *, pool: int, batch: int, lower: tuple[int, float]) -> StaleBound:
+        """From exact constants, for K lower steps of size alpha."""
+        tau, Lambda, L_Phi = (getattr(constants, name) for name in ("tau", "Lambda", "L_Phi"))
+        varrho_K = constants.lower_contraction(lower[1]) ** lower[0]
+        gamma = batch / (2 * pool) * (1 - varrho_K**2)
+        coupling = 4 * Lambda * varrho_K * tau / gamma
+        return cls(2 * Lambda**2 * varrho_K**2 / gamma, coupling, min(1 / (2 * L_Phi), 1 / coupling), L_Phi)
+
+    def average(self, step_size: float, gap: float, stale: float, noise: Array) -> Array:
+        """The bound on 1/T sum_{t<T} E |grad Phi_t|^2 for T = 1, 2, ...
+
+        gap = Phi(phi_0) - Phi*, stale = mean_i |theta_i - theta_i*(phi_0)|^2 at the start, noise = zeta_b E sigma^2_t.
+        """
+        T = np.arange(1, len(noise) + 1)
+        share = 2 * step_size * self.smoothness + (self.coupling * step_size) ** 2
+        return 2 * (gap + step_size * self.P * stale) / (step_size * T) + share * np.cumsum(noise) / T

@@ -31,6 +31,7 @@ MEASURED = {
     "sublinear_rate": ("min",),
     "sublinear_tail": ("square", "local"),
     "batch_size_decay": ("moment", "all_tasks_trace", "direction"),
+    "stale_warm_start": ("average", "moment", "N_moment", "all_tasks_1"),
     "stationary_moment": ("moment", "curve", "limit", "sample_square", "path_mean", "path_square"),
     "complexity": ("huber_hit", "counted", "evaluated"),
 }
@@ -46,6 +47,7 @@ LAWS = {
     "sublinear_rate": ("law",),
     "sublinear_tail": ("law", "e"),
     "batch_size_decay": ("law", "direction_law"),
+    "stale_warm_start": ("law",),
     "stationary_moment": ("law", "curve_law", "limit_law", "path_square_law", "path_mean_law"),
     "complexity": ("huber_law", "T_eps"),
     "memory": ("law_0", "law_1"),

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paper_checks.quadratic_theory import QuadraticTheory, zeta
-from paper_checks.stochastic_theory import RandomAffine, batch_moments, fourth_moment_radius, stale_moments
+from paper_checks.stochastic_theory import (
+    RandomAffine,
+    StaleBound,
+    batch_moments,
+    fourth_moment_radius,
+    stale_moments,
+    task_variance,
+)
 from problems import Quadratic
 
 seeds = st.integers(0, 1000)
@@ -100,3 +107,51 @@ def test_no_stationary_moment_beyond_the_mean_square_limit():
     process = RandomAffine.of_maps(np.array([[[1.3]], [[-0.8]]]), np.array([[1.0], [-1.0]]))
     with pytest.raises(ValueError, match="mean-square stable"):
         _ = process.stationary
+
+
+@given(seeds, st.sampled_from([1, 2]))
+def test_the_variance_of_a_task_is_that_along_every_sequence_of_batches(seed, batch):
+    theory, beta = small(seed)
+    H, h = theory.direction()
+    subsets = [list(subset) for subset in all_batches(3, batch, replacement=False)]
+    points, expected = [START], []
+    for _ in range(3):
+        each = np.stack([H @ phi - h for phi in points])
+        expected.append(np.square(each - each.mean(1, keepdims=True)).sum(-1).mean())
+        points = [phi - beta * (H[b] @ phi - h[b]).mean(0) for phi in points for b in subsets]
+    moments = batch_moments(theory, beta, zeta(batch, 3, replacement=False))
+    np.testing.assert_allclose(task_variance(theory, moments, START, 3), expected, rtol=1e-9)
+
+
+@given(seeds)
+def test_with_all_tasks_the_stale_map_is_the_warm_map(seed):
+    theory, beta = small(seed)
+    mean = stale_moments(theory, beta, 3, lower=(2, 0.4)).process.mean
+    np.testing.assert_allclose(mean, theory.warm_map(2, 0.4, beta), atol=1e-13)
+
+
+@given(seeds, st.integers(1, 4), st.sampled_from([1, 3, 10]), st.floats(1.5, 30.0), st.floats(0.1, 1.0))
+def test_exact_averages_obey_theorem_4b_at_every_horizon(seed, batch, K, kappa, share):
+    problem = Quadratic.random(tasks=4, p=2, q=2, kappa=kappa, seed=seed)
+    theory, constants = QuadraticTheory.of(problem), problem.constants
+    lower = (K, constants.lower_step_size)
+    bound = StaleBound.of(constants, pool=4, batch=batch, lower=lower)
+    beta = share * bound.largest_step
+    moments = stale_moments(theory, beta, batch, lower=lower)
+    state = np.concatenate([START, np.zeros(8)])
+    H, h = theory.upper_form
+    away = START - np.linalg.solve(H, h)
+    stale = np.square(theory.lower_optimum(START)).sum(-1).mean()
+    noise = zeta(batch, 4, replacement=False) * task_variance(theory, moments, state, 60)
+    averages = np.cumsum(moments.curve(state, 60)) / np.arange(1, 61)
+    assert (averages <= bound.average(beta, away @ H @ away / 2, stale, noise)).all()
+
+
+def test_the_step_of_theorem_4b_is_the_smaller_of_its_two_limits():
+    constants = Quadratic.random(tasks=4, p=2, q=2, kappa=9.0, seed=1).constants
+    alpha = constants.lower_step_size
+    varrho, gamma = 0.8, 2 / 8 * (1 - 0.8**2)  # (kappa - 1) / (kappa + 1); b of M = 2 of 4
+    few = StaleBound.of(constants, pool=4, batch=2, lower=(1, alpha)).largest_step
+    assert few == pytest.approx(gamma / (4 * constants.Lambda * varrho * constants.tau))
+    many = StaleBound.of(constants, pool=4, batch=2, lower=(60, alpha)).largest_step
+    assert many == pytest.approx(1 / (2 * constants.L_Phi))
