@@ -12,6 +12,7 @@ from figures import (
     cg_rate,
     cold_start_floor,
     complexity,
+    counterexamples,
     deterministic_exact,
     growing_lower_steps,
     hypergradient_error,
@@ -45,4 +46,5 @@ FIGURES: dict[str, Callable[[Evidence], Figure]] = {
     "stale_warm_start": stale_warm_start.draw,
     "complexity": complexity.draw,
     "memory": memory.draw,
+    "counterexamples": counterexamples.draw,
 }

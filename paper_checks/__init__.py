@@ -8,6 +8,7 @@ from paper_checks import (
     cg_rate,
     cold_start_floor,
     complexity,
+    counterexamples,
     deterministic_exact,
     growing_lower_steps,
     hypergradient_error,
@@ -42,6 +43,7 @@ MODULES: tuple[ModuleType, ...] = (
     stale_warm_start,
     complexity,
     memory,
+    counterexamples,
 )
 CLAIMS = {claim.name: claim for claim in map(Claim.of, MODULES)}
 

@@ -114,6 +114,16 @@ class LongerStep(MemoryReduced):
         return step._replace(phi=longer)
 
 
+class HalfBatch(MemoryReduced):
+    """Only the first half of every batch is used."""
+
+    def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: State) -> Step:
+        """One upper iteration on half of the tasks."""
+        half = (len(tasks) + 1) // 2
+        first = {name: tensor.narrow(tasks.index.dim() - 1, 0, half) for name, tensor in tasks.tensors.items()}
+        return super().step(oracle, phi, Tasks(tasks.index[..., :half], **first), state)
+
+
 class LastStepOnly(ITDBiO):
     """Unrolled differentiation that backpropagates through the last lower step alone."""
 

@@ -1,7 +1,8 @@
 """Bilevel meta-learning problems with known optima."""
 
 from problems.base import Constants, Parameters, Problem, Tasks, map_parameters
-from problems.catalogue import PROBLEMS
+from problems.catalogue import COUNTEREXAMPLES, PROBLEMS
+from problems.counterexamples import HeavyTailed, QuarticLower, SingularLower
 from problems.embedded import Embedded
 from problems.heads import ProxHeads
 from problems.logistic import ProxLogistic
@@ -13,9 +14,11 @@ from problems.tails import PowerTail, PowerWell
 from problems.tight import Huber, Plateau, Tight, Zigzag
 
 __all__ = [
+    "COUNTEREXAMPLES",
     "PROBLEMS",
     "Constants",
     "Embedded",
+    "HeavyTailed",
     "Huber",
     "Parameters",
     "Plateau",
@@ -27,7 +30,9 @@ __all__ = [
     "ProxSoftmax",
     "Proximal",
     "Quadratic",
+    "QuarticLower",
     "Representation",
+    "SingularLower",
     "Tasks",
     "Tight",
     "Zigzag",

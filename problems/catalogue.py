@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from problems.base import Problem
+from problems.counterexamples import HeavyTailed, QuarticLower, SingularLower
 from problems.logistic import ProxLogistic
 from problems.proximal import Proximal
 from problems.quadratic import Quadratic
@@ -31,4 +34,13 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "prox-softmax": lambda seed: ProxSoftmax.random(tasks=5, classes=3, features=2, examples=20, prox=0.5, seed=seed),
     "representation": lambda seed: Representation.random(tasks=6, d=4, rank=2, examples=8, seed=seed),
     "prox-logistic": lambda seed: ProxLogistic.random(tasks=6, q=5, examples=20, seed=seed),
+}
+
+# Problems that break an assumption of the theorems: no constants, no reference, no promise that a run converges
+COUNTEREXAMPLES: dict[str, Callable[[int], Problem]] = {
+    "quartic-lower": lambda seed: QuarticLower(
+        torch.randn(5, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    ),
+    "singular-lower": lambda seed: SingularLower(),
+    "heavy-tailed": lambda seed: HeavyTailed(index=1.5),
 }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from problems.base import Parameters, Problem, Tasks
 from problems.quadratic import Quadratic
 
 
@@ -52,3 +55,173 @@ def two_curvatures(h: float, s: float, *, tasks: int = 2) -> Quadratic:
     one, zero = np.ones((tasks, 1, 1)), np.zeros((tasks, 1))
     curvatures = np.resize([h + s, h - s], (tasks, 1, 1))
     return Quadratic(A=one, C=one, b=zero, Q=curvatures, u=zero, R=zero[..., None], w=zero)
+
+
+class QuarticLower(Problem):
+    """g = 1/4 sum_j (theta_j - phi_j)^4, f_i = 1/2 |theta - target_i|^2: the lower Hessian vanishes at theta* = phi.
+
+    mu = 0, hence no constants. A lower step takes the error e to e - alpha e^3, so that e_k ~ (2 alpha k)^(-1/2) where
+    strong convexity gives a power of varrho. The hypergradient itself is regular: Phi = mean_i 1/2 |phi - target_i|^2.
+    A cold lower level starts at phi + 1. target has the shape (M, q). docs/theory.md S7f.
+    """
+
+    broadcasts_replicas = True
+
+    def __init__(self, target: Tensor):
+        if target.dim() != 2 or 0 in target.shape:
+            raise ValueError(f"expected target of shape (M, q), got {tuple(target.shape)}")
+        self.data = {"target": target}
+        self.q = target.shape[1]
+
+    def phi0(self, rng: torch.Generator) -> Parameters:
+        """Zeros."""
+        return {"phi": self.data["target"].new_zeros(self.q)}
+
+    def theta0(self, phi: Parameters, tasks: Tasks) -> Tensor:
+        """phi + 1."""
+        row = phi["phi"].unsqueeze(-2) + 1
+        return row.expand(*torch.broadcast_shapes(row.shape[:-1], tasks.index.shape), self.q)
+
+    def lower(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        """1/4 sum (theta - phi)^4."""
+        return 0.25 * (theta - features["phi"].unsqueeze(-2)).pow(4).sum(-1)
+
+    def upper(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        """1/2 |theta - target|^2."""
+        return 0.5 * (theta - tasks.target).square().sum(-1)
+
+    def lower_gradient(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        """(theta - phi)^3."""
+        return (theta - features["phi"].unsqueeze(-2)).pow(3)
+
+    def lower_hvp(self, features: Any, theta: Tensor, v: Tensor, tasks: Tasks) -> Tensor:
+        """3 (theta - phi)^2 v."""
+        return 3 * (theta - features["phi"].unsqueeze(-2)).square() * v
+
+    def upper_gradient(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        """theta - target."""
+        return theta - tasks.target
+
+    def surrogate_gradient(self, phi: Parameters, features: Any, theta: Tensor, v: Tensor, tasks: Tasks) -> Parameters:
+        """mean_i 3 (theta - phi)^2 v."""
+        return {"phi": self.lower_hvp(features, theta, v, tasks).mean(-2)}
+
+    def lower_solution(self, phi: Parameters, tasks: Tasks) -> Tensor:
+        """phi for each task."""
+        return self.theta0(phi, tasks) - 1
+
+    def value(self, phi: Parameters) -> Tensor:
+        """mean_i 1/2 |phi - target_i|^2."""
+        return 0.5 * (phi["phi"].unsqueeze(-2) - self.data["target"]).square().sum(-1).mean(-1)
+
+    def hypergradient(self, phi: Parameters) -> Parameters:
+        """phi - mean target."""
+        return {"phi": phi["phi"] - self.data["target"].mean(0)}
+
+
+class SingularLower(Problem):
+    """g = 1/2 (theta_1 - phi)^2 in two dimensions, f = 1/2 theta_1^2 + 1/2 (theta_2 - 1)^2: d2g/dtheta2 = diag(1, 0).
+
+    theta_2 is free, so Phi is not defined, and H v = (theta_1, theta_2 - 1) has no solution unless theta_2 is 1. The
+    lower level starts at (phi, 0), where it stays; there one CG step gives v_1 = (theta_1^2 + 1) / theta_1, without
+    bound as theta_1 -> 0, and the second direction has p'Hp = 0. docs/theory.md S7f.
+    """
+
+    broadcasts_replicas = True
+    q = 2
+
+    def __init__(self) -> None:
+        rows = {"curvature": [[1.0, 0.0]], "target": [[0.0, 1.0]]}
+        self.data = {name: torch.tensor(row, dtype=torch.float64) for name, row in rows.items()}
+
+    def phi0(self, rng: torch.Generator) -> Parameters:
+        """One."""
+        return {"phi": self.data["curvature"].new_ones(1)}
+
+    def theta0(self, phi: Parameters, tasks: Tasks) -> Tensor:
+        """(phi, 0)."""
+        row = torch.nn.functional.pad(phi["phi"], (0, 1)).unsqueeze(-2)
+        return row.expand(*torch.broadcast_shapes(row.shape[:-1], tasks.index.shape), 2)
+
+    def lower(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        """1/2 (theta_1 - phi)^2."""
+        return 0.5 * (theta[..., 0] - features["phi"]).square()
+
+    def upper(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        """1/2 theta_1^2 + 1/2 (theta_2 - 1)^2."""
+        return 0.5 * self.upper_gradient(features, theta, tasks).square().sum(-1)
+
+    def lower_gradient(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        """(theta_1 - phi, 0)."""
+        return tasks.curvature * (theta - features["phi"].unsqueeze(-2))
+
+    def lower_hvp(self, features: Any, theta: Tensor, v: Tensor, tasks: Tasks) -> Tensor:
+        """(v_1, 0)."""
+        return tasks.curvature * v
+
+    def upper_gradient(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        """(theta_1, theta_2 - 1)."""
+        return theta - tasks.target
+
+    def surrogate_gradient(self, phi: Parameters, features: Any, theta: Tensor, v: Tensor, tasks: Tasks) -> Parameters:
+        """v_1."""
+        return {"phi": v[..., :1].mean(-2)}
+
+
+class HeavyTailed(Problem):
+    """g = 1/2 (theta - phi)^2, f_i = 1/2 theta^2 + xi_i theta, xi_i symmetric Pareto: P(|xi| > x) = x^-index, x >= 1.
+
+    A distribution of tasks without end: grad Phi = phi for index > 1 (the mean of xi is 0), but the variance of a task
+    is infinite for index <= 2. At theta* the direction of a batch is phi plus the mean of its xi. docs/theory.md S7f.
+    Raises ValueError unless index > 1.
+    """
+
+    broadcasts_replicas = True
+    p = q = 1
+
+    def __init__(self, index: float):
+        if not index > 1:
+            raise ValueError(f"expected an index > 1, so that the noise has a mean, got {index}")
+        self.index = index
+
+    def sample(self, size: int | None, rng: torch.Generator) -> Tasks:
+        """`size` new tasks. Raises ValueError where no size is given."""
+        if size is None:
+            raise ValueError("expected a batch size, got None: HeavyTailed draws tasks without end")
+        signed = 1 - 2 * torch.rand(size, generator=rng, dtype=torch.float64, device=rng.device)  # in (-1, 1]
+        sizes = signed.abs().clamp(min=torch.finfo(signed.dtype).eps) ** (-1 / self.index)
+        noise = torch.where(signed < 0, -sizes, sizes)
+        return Tasks(torch.arange(size, device=rng.device), noise=noise.unsqueeze(-1))
+
+    def phi0(self, rng: torch.Generator) -> Parameters:
+        """One."""
+        return {"phi": torch.ones(1, dtype=torch.float64, device=rng.device)}
+
+    def theta0(self, phi: Parameters, tasks: Tasks) -> Tensor:
+        """Zeros."""
+        lead = torch.broadcast_shapes(tasks.index.shape, (*phi["phi"].shape[:-1], 1))
+        return phi["phi"].new_zeros(*lead, 1)
+
+    def lower(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        """1/2 (theta - phi)^2."""
+        return 0.5 * (theta - features["phi"].unsqueeze(-2)).square().sum(-1)
+
+    def upper(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        """1/2 theta^2 + xi theta."""
+        return (0.5 * theta.square() + tasks.noise * theta).sum(-1)
+
+    def lower_gradient(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        """theta - phi."""
+        return theta - features["phi"].unsqueeze(-2)
+
+    def lower_hvp(self, features: Any, theta: Tensor, v: Tensor, tasks: Tasks) -> Tensor:
+        """v."""
+        return v
+
+    def upper_gradient(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        """theta + xi."""
+        return theta + tasks.noise
+
+    def surrogate_gradient(self, phi: Parameters, features: Any, theta: Tensor, v: Tensor, tasks: Tasks) -> Parameters:
+        """mean_i v."""
+        return {"phi": v.mean(-2)}

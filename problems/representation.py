@@ -148,8 +148,8 @@ class Representation(Problem):
     def hypergradient(self, phi: Parameters) -> Parameters:
         """(G + G') U with G = dPhi/dW = prox mean_i (W S_i + prox I)^-T e_i w_i', W = UU'.
 
-        The prediction is p_i = W w_i, w_i = (S_i W + prox I)^-1 S_i a_i, its error e_i = p_i - c_i; the derivative of p_i
-        along dW is prox (W S_i + prox I)^-1 dW w_i.
+        The prediction is p_i = W w_i, w_i = (S_i W + prox I)^-1 S_i a_i, its error e_i = p_i - c_i; the derivative of
+        p_i along dW is prox (W S_i + prox I)^-1 dW w_i.
         """
         U = phi["U"].unsqueeze(-3)
         w, error = self._prediction(phi)

@@ -213,6 +213,22 @@ def memory(n):
     return found
 
 
+def counterexamples(n):
+    K, t, moves = np.arange(1.0, n + 1), np.arange(1.0, n + 1), 8.2 ** np.arange(2 * n + 1)
+    index, batch = grid([1.2, 3.0], 16 * 4.0 ** np.arange(n))
+    median = batch ** (1 / np.minimum(index, 2) - 1)
+    rng = np.random.default_rng(0)
+    theta = {"diverging_K": K, "diverging": 1.2**K, "diverging_law": 1.2**K}
+    quartic = {"quartic_K": 10**K, "quartic": (0.4 * 10**K) ** -0.5, "quartic_law": (0.4 * 10**K) ** -0.5}
+    singular = {"singular_phi": 2.0**-K, "singular": 2.0**K + 2.0**-K, "singular_law": 2.0**K + 2.0**-K}
+    heavy = {"heavy_index": index, "heavy_batch": batch, "heavy_median": median, "heavy_law": median}
+    noisy = {"noisy_t": t, "noisy": np.sqrt(1.4 ** t[:, None]) * rng.choice([-1, 1], (n, 20)), "noisy_law": 1.4**t}
+    upper = {**noisy, "mean": 0.2**t, "mean_law": 0.2**t, "coupled_moves": moves, "coupled_moves_law": moves}
+    ends = {"quartic_shift": 0 * K, "singular_status": 2 + 0 * K, "coupled_law": 8.2, "coupled_status": 3.0}
+    more = {"heavy_exponent": -2 * (1 - 1 / np.minimum(index, 2)), "heavy_below": rng.random((len(index), 20)) < 0.5}
+    return {**theta, **quartic, **singular, **heavy, **upper, **ends, **more}
+
+
 MAKERS = {
     maker.__name__: maker
     for maker in (
@@ -233,5 +249,6 @@ MAKERS = {
         stale_warm_start,
         complexity,
         memory,
+        counterexamples,
     )
 }

@@ -34,6 +34,7 @@ MEASURED = {
     "stale_warm_start": ("average", "moment", "N_moment", "all_tasks_1"),
     "stationary_moment": ("moment", "curve", "limit", "sample_square", "path_mean", "path_square"),
     "complexity": ("huber_hit", "counted", "evaluated"),
+    "counterexamples": ("diverging", "quartic", "singular", "heavy_median", "noisy", "mean", "coupled_moves"),
 }
 LAWS = {
     "hypergradient_error": ("tight_law",),
@@ -51,6 +52,7 @@ LAWS = {
     "stationary_moment": ("law", "curve_law", "limit_law", "path_square_law", "path_mean_law"),
     "complexity": ("huber_law", "T_eps"),
     "memory": ("law_0", "law_1"),
+    "counterexamples": ("diverging_law", "quartic_law", "singular_law", "heavy_law", "noisy_law", "coupled_moves_law"),
 }
 every_claim = pytest.mark.parametrize("claim", FIGURES)
 every_size = pytest.mark.parametrize("n", SIZES)

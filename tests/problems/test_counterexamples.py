@@ -1,11 +1,15 @@
-"""Problems whose step size limit is arbitrarily small."""
+"""Problems whose step size limit is arbitrarily small, and problems that break one assumption each."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest, kstest
+from torch.func import grad
 
+from convergence import ConjugateGradient, Status
+from problems import COUNTEREXAMPLES, HeavyTailed, Parameters, Problem, QuarticLower, Tasks
 from problems.counterexamples import cancelling_modes, two_curvatures
 from tests.independent import Dense, assert_near
 from tests.strategies import normal
@@ -60,3 +64,106 @@ def test_two_curvatures_have_their_mean_and_variance_and_one_optimum(tasks):
 def test_two_curvatures_refuses_what_has_no_balance(h, tasks):
     with pytest.raises(ValueError, match="even number of tasks"):
         two_curvatures(h, 0.5, tasks=tasks)
+
+
+# ---- problems without a contract: what must hold all the same
+
+
+def a_batch(name: str, seed: int = 0) -> tuple[Problem, Tasks]:
+    problem = COUNTEREXAMPLES[name](seed)
+    rng = torch.Generator().manual_seed(seed)
+    return problem, problem.sample(None if problem.tasks else 4, rng)
+
+
+def some_phi(problem: Problem, seed: int, *lead: int) -> Parameters:
+    return {n: normal(seed, *lead, *like.shape) for n, like in problem.phi0(torch.Generator()).items()}
+
+
+@pytest.mark.parametrize("name", COUNTEREXAMPLES)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_closed_forms_equal_automatic_differentiation_of_single_tasks(name, seed):
+    problem, tasks = a_batch(name, seed)
+    dense, phi = Dense(problem, tasks), some_phi(problem, seed)
+    theta, v = normal(seed + 1, 2, len(tasks), problem.q)
+    x, z = dense.vector(phi), problem.embed(phi, tasks)
+    crosses = (dense.each(dense.cross, x, theta).mT @ v[..., None])[..., 0]
+    expected = {
+        "lower_gradient": dense.each(dense.lower_slope, x, theta),
+        "upper_gradient": dense.each(dense.upper_slope, x, theta),
+        "lower_hvp": (dense.each(dense.hessian, x, theta) @ v[..., None])[..., 0],
+        "surrogate_gradient": (dense.each(grad(dense.f), x, theta) - crosses).mean(0),
+    }
+    found = {
+        "lower_gradient": problem.lower_gradient(z, theta, tasks),
+        "upper_gradient": problem.upper_gradient(z, theta, tasks),
+        "lower_hvp": problem.lower_hvp(z, theta, v, tasks),
+        "surrogate_gradient": dense.vector(problem.surrogate_gradient(phi, z, theta, v, tasks)),
+    }
+    for form, tensor in found.items():
+        assert_near(tensor, expected[form], within=1e-12)
+
+
+@pytest.mark.parametrize("name", COUNTEREXAMPLES)
+@pytest.mark.parametrize("form", ["theta0", "lower", "upper", "lower_gradient", "lower_hvp", "upper_gradient"])
+def test_replicas_and_tasks_are_computed_each_for_itself(name, form):
+    problem, tasks = a_batch(name)
+    phi = some_phi(problem, 1, 3)
+    theta, v = normal(2, 2, 3, len(tasks), problem.q)
+
+    def call(phi: Parameters, theta: torch.Tensor, v: torch.Tensor, tasks: Tasks) -> torch.Tensor:
+        if form == "theta0":
+            return problem.theta0(phi, tasks)
+        return getattr(problem, form)(problem.embed(phi, tasks), theta, *((v,) if form == "lower_hvp" else ()), tasks)
+
+    together = call(phi, theta, v, tasks)
+    for r in range(3):
+        alone = {n: tensor[r] for n, tensor in phi.items()}
+        for i, task in enumerate(tasks):
+            single = call(alone, theta[r, i : i + 1], v[r, i : i + 1], task)
+            assert_near(together[r, i : i + 1], single, within=1e-14)
+
+
+def test_the_quartic_level_has_the_parabola_of_its_targets_for_phi():
+    problem, tasks = a_batch("quartic-lower")
+    phi = {"phi": normal(3, 3).requires_grad_()}
+    star = problem.lower_solution(phi, tasks)
+    value = problem.upper(problem.embed(phi, tasks), star, tasks).mean()
+    (gradient,) = torch.autograd.grad(value, phi["phi"])
+    assert_near(problem.value(phi).detach(), value.detach(), within=1e-14)
+    assert_near(problem.hypergradient(phi)["phi"].detach(), gradient, within=1e-14)
+    assert float(problem.lower_gradient(problem.embed(phi, tasks), star, tasks).abs().max().detach()) < 1e-40
+
+
+def test_one_step_on_the_singular_system_is_unbounded_and_a_second_breaks_down():
+    problem, tasks = a_batch("singular-lower")
+    for phi in (1.0, 2.0**-10, 2.0**-20):
+        at = {"phi": torch.tensor([phi], dtype=torch.float64)}
+        theta, z = problem.theta0(at, tasks), problem.embed(at, tasks)
+        product = lambda v, z=z, theta=theta: problem.lower_hvp(z, theta, v, tasks)  # noqa: E731
+        one, two = (ConjugateGradient(N).solve(product, problem.upper_gradient(z, theta, tasks)) for N in (1, 2))
+        assert float(one.v[0, 0]) == pytest.approx((phi**2 + 1) / phi, rel=1e-12)
+        assert not one.failure.any()
+        assert int(two.failure) == Status.BREAKDOWN
+        assert torch.equal(one.v, two.v)
+
+
+@given(st.floats(1.1, 4.0), st.integers(0, 1000))
+def test_heavy_tailed_noise_is_symmetric_pareto(index, seed):
+    noise = HeavyTailed(index).sample(4000, torch.Generator().manual_seed(seed)).noise.flatten().numpy()
+    assert np.abs(noise).min() >= 1
+    # of 100 examples and two tests the smallest of 200 p-values: below 1e-7 with a chance of 2e-5
+    assert kstest(np.abs(noise) ** -index, "uniform").pvalue > 1e-7
+    assert binomtest(int((noise > 0).sum()), len(noise)).pvalue > 1e-7
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: HeavyTailed(1.0), "index > 1, so that the noise has a mean, got 1.0"),
+        (lambda: HeavyTailed(1.5).sample(None, torch.Generator()), "expected a batch size, got None"),
+        (lambda: QuarticLower(torch.zeros(3)), r"target of shape \(M, q\), got \(3,\)"),
+    ],
+)
+def test_impossible_counterexamples_are_refused(make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make()
