@@ -25,6 +25,7 @@ from figures import (
     step_size_limit,
     sublinear_rate,
     sublinear_tail,
+    worst_case_sdp,
 )
 from figures.style import Evidence
 
@@ -40,6 +41,7 @@ FIGURES: dict[str, Callable[[Evidence], Figure]] = {
     "itd_floor": itd_floor.draw,
     "growing_lower_steps": growing_lower_steps.draw,
     "sublinear_rate": sublinear_rate.draw,
+    "worst_case_sdp": worst_case_sdp.draw,
     "sublinear_tail": sublinear_tail.draw,
     "batch_size_decay": batch_size_decay.draw,
     "stationary_moment": stationary_moment.draw,

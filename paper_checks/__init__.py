@@ -21,6 +21,7 @@ from paper_checks import (
     step_size_limit,
     sublinear_rate,
     sublinear_tail,
+    worst_case_sdp,
 )
 from paper_checks.claim import Claim, Comparison, Evidence, Outcome, Setting, Verdict
 
@@ -37,6 +38,7 @@ MODULES: tuple[ModuleType, ...] = (
     itd_floor,
     growing_lower_steps,
     sublinear_rate,
+    worst_case_sdp,
     sublinear_tail,
     batch_size_decay,
     stationary_moment,

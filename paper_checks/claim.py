@@ -334,6 +334,11 @@ def mean_vector_equals(
     return _compare(quantity, statistic, "<=", limit, _holds(good), said, cell=_cell(cells, k, len(found)))
 
 
+def missing(quantity: str, predicted: float, reason: str) -> Comparison:
+    """INCONCLUSIVE: nothing was measured, for a reason that says what would change that."""
+    return _compare(quantity, math.nan, "=", predicted, Outcome.INCONCLUSIVE, reason)
+
+
 def slope_is(quantity: str, slope: Slope, value: float, *, half_width: float) -> Comparison:
     """The slope's interval contains the value, and is no wider than asked; a wide one is INCONCLUSIVE."""
     interval = (slope.low, slope.high)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -107,11 +107,19 @@ class HiddenDecay(MemoryReduced):
 class LongerStep(MemoryReduced):
     """An upper step half as long again as the one it is given, in secret."""
 
+    share: ClassVar[float] = 1.5
+
     def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: State) -> Step:
-        """One upper iteration with 1.5 beta."""
+        """One upper iteration with that share of beta."""
         step = MemoryReduced.step(self, oracle, phi, tasks, state)
-        longer = map_parameters(lambda x, dx: x - 1.5 * self.upper_step_size * dx, phi, step.direction)
-        return step._replace(phi=longer)
+        taken = map_parameters(lambda x, dx: x - self.share * self.upper_step_size * dx, phi, step.direction)
+        return step._replace(phi=taken)
+
+
+class ShorterStep(LongerStep):
+    """Two thirds of the upper step it is given, in secret."""
+
+    share = 2 / 3
 
 
 class HalfBatch(MemoryReduced):

@@ -132,6 +132,18 @@ def growing_lower_steps(n):
     return first | {f"{name}_{k}": (1 + k) * values for name, values in runs.items() for k in (0, 1)}
 
 
+def worst_case_sdp(n):
+    kind, h, N, eps = grid([0.0, 1.0], [0.5, 1.0], np.arange(1.0, n + 1), [0.0, 0.1, 0.3])
+    law = 2 / (2 * N * (1 - eps) * h + 1 + kind)
+    found = {"sdp_kind": kind, "sdp_h": h, "sdp_N": N, "sdp_eps": eps, "sdp": law, "sdp_dual": law, "sdp_law": law}
+    own = eps > 0
+    for prefix in ("tight", "run"):
+        columns = {"kind": kind, "h": h, "N": N, "eps": eps, "min": law, "law": law, "sdp": law, "error": eps}
+        found |= {f"{prefix}_{name}": column[own] for name, column in columns.items()}
+    family = np.arange(own.sum()) % 3.0
+    return found | {"run_family": family, "run_min": law[own] * (0.2 + 0.25 * family), "run_error": 0.7 * eps[own]}
+
+
 def sublinear_rate(n):
     family, kappa, T, h = grid([0.0, 1.0, 2.0], [1.0, 10.0, 100.0], 10.0 * np.arange(1, n + 1), [0.5, 1.0])
     law = (1 + 0.2 * family) / (T * h)
@@ -242,6 +254,7 @@ MAKERS = {
         step_size_limit,
         itd_floor,
         growing_lower_steps,
+        worst_case_sdp,
         sublinear_rate,
         sublinear_tail,
         batch_size_decay,

@@ -1,5 +1,7 @@
 """Comparisons judge the worst cell, and a verdict is no better than its control."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,6 +19,7 @@ from paper_checks.claim import (
     equal,
     mean_equals,
     mean_vector_equals,
+    missing,
     parse,
     slope_is,
     worst,
@@ -144,3 +147,9 @@ def test_a_claim_reports_which_cell_it_measures():
     heard = []
     assert list(Setting(report=heard.append).track("ab", "cells")) == ["a", "b"]
     assert heard == ["cells, 1 of 2", "cells, 2 of 2"]
+
+
+def test_what_was_not_measured_is_inconclusive_with_its_reason():
+    comparison = missing("q", 2.0, "no solver: install one")
+    assert (comparison.outcome, comparison.reason) == (INCONCLUSIVE, "no solver: install one")
+    assert math.isnan(comparison.measured)
