@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from figures import (
     algorithm_replay,
     batch_size_decay,
+    certificate,
     cg_rate,
     cold_start_floor,
     complexity,
@@ -32,6 +33,7 @@ from figures.style import Evidence
 FIGURES: dict[str, Callable[[Evidence], Figure]] = {
     "algorithm_replay": algorithm_replay.draw,
     "hypergradient_error": hypergradient_error.draw,
+    "certificate": certificate.draw,
     "cg_rate": cg_rate.draw,
     "lyapunov_decrease": lyapunov_decrease.draw,
     "deterministic_exact": deterministic_exact.draw,

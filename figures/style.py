@@ -64,6 +64,7 @@ FAMILIES = {
     "logistic": Series(ORANGE, "v", "logistic"),
     "proximal": Series(GREEN, "s", "proximal"),
     "softmax": Series(VERMILION, "^", "softmax"),
+    "representation": Series(BLUE, "o", "representation"),
 }
 # The next ones are indexed by the code in the evidence
 SAMPLINGS = (Series(VERMILION, "s", "without replacement"), Series(BLUE, "o", "i.i.d."))

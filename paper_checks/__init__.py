@@ -5,6 +5,7 @@ from types import ModuleType
 from paper_checks import (
     algorithm_replay,
     batch_size_decay,
+    certificate,
     cg_rate,
     cold_start_floor,
     complexity,
@@ -29,6 +30,7 @@ from paper_checks.claim import Claim, Comparison, Evidence, Outcome, Setting, Ve
 MODULES: tuple[ModuleType, ...] = (
     algorithm_replay,
     hypergradient_error,
+    certificate,
     cg_rate,
     lyapunov_decrease,
     deterministic_exact,

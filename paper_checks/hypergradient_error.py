@@ -88,6 +88,9 @@ def _identity(setting: Setting) -> Evidence:
     for k in setting.track(range(setting.pick(40, 400)), "instances of the identity"):
         q, kappa = int(rng.integers(2, 9)), float(rng.choice([1.5, 10.0, 100.0]))
         problem = Quadratic.random(tasks=3, p=4, q=q, kappa=kappa, seed=setting.seed + k)
+        if k % 4 == 3:
+            q, prox = 4, 1 / kappa
+            problem = Proximal.random(tasks=3, q=q, spectrum=(0.1, 1.0), prox=prox, matched=k % 8 == 3, seed=k)
         K, N = int(rng.integers(0, 12)), int(rng.integers(1, q + 1))
         alpha = problem.constants.lower_step_size
         phi = rng.standard_normal(4)

@@ -146,6 +146,18 @@ class LastStepOnly(ITDBiO):
         return Step(map_parameters(lambda x, dx: x - self.upper_step_size * dx, phi, d), None, d, theta, v, failure)
 
 
+class LateLastLine(MemoryReduced):
+    """grad_phi f and the cross product are evaluated at theta_{K-1} instead of theta_K, with the right v."""
+
+    def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: State) -> Step:
+        """One upper iteration whose backward pass is one lower step late."""
+        right = super().step(oracle, phi, tasks, state)
+        late = replace(self, lower_steps=max(self.lower_steps - 1, 0))
+        theta = MemoryReduced.step(late, oracle, phi, tasks, state).theta
+        d = oracle.hypergradient(oracle.embed(phi, tasks), theta, right.v, tasks)
+        return right._replace(phi=map_parameters(lambda x, dx: x - self.upper_step_size * dx, phi, d), direction=d)
+
+
 class KeptGraph(MemoryReduced):
     """Backpropagation through the K lower steps, passed off as memory-reduced."""
 

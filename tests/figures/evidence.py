@@ -20,8 +20,9 @@ def grid(*columns):
 def algorithm_replay(n):
     rng = np.random.default_rng(0)
     found = {}
-    for family, p in (("quadratic", 3), ("heads", 6), ("representation", 12)):
-        law = rng.standard_normal((5, 2, 1, p)) + np.cumsum(0.1 * rng.standard_normal((5, 2, n + 1, p)), axis=2)
+    for family, p in (("quadratic", 3), ("heads", 6), ("representation", 12), ("long_run", 3)):
+        cells = 1 if family == "long_run" else 5
+        law = 3 + np.cumsum(0.1 * rng.standard_normal((cells, 2, n + 1, p)), axis=2)
         found |= {f"{family}_phi": law, f"{family}_law": law}
     return found
 
@@ -38,6 +39,23 @@ def hypergradient_error(n):
     bounds = {"bound_error": share * bound, "bound": bound, "bound_gradient": bound, "bound_family": family}
     exact = {"identity_measured": d, "identity_predicted": d, "bilinear": d, "bilinear_exact": d}
     return {**exact, **bounds, "instances": 2 * n, **tight}
+
+
+def certificate(n):
+    rng = np.random.default_rng(1)
+    certified = 10 ** rng.uniform(-4, 1, 6 * n)
+    cells = np.stack([np.arange(6 * n) % 3, np.ones(6 * n), np.ones(6 * n)], -1)
+    found = {"names": ["quadratic", "prox-logistic", "huber"], "cells": cells, "size": np.ones(6 * n)}
+    found |= {"certified": certified, "error": certified * 10 ** rng.uniform(-2, 0, 6 * n), "kappas": np.array([100.0])}
+    squares = np.geomspace(1, 1e-9, n + 1)
+    for start, calls in (("cold", 1000.0), ("warm", 200.0)):
+        found |= {f"{start}_best_K": np.array([400]), f"{start}_best_N": np.array([8])}
+        for kind, more in (("adaptive", 1.0), ("fixed", 1.5)):
+            found |= {
+                f"{start}_{kind}_squares_100": squares,
+                f"{start}_{kind}_spent_100": more * calls * np.arange(n + 1),
+            }
+    return found
 
 
 def cg_rate(n):
@@ -246,6 +264,7 @@ MAKERS = {
     for maker in (
         algorithm_replay,
         hypergradient_error,
+        certificate,
         cg_rate,
         lyapunov_decrease,
         deterministic_exact,

@@ -1,0 +1,50 @@
+"""The algorithm written out for any problem equals closed forms where there are some."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from convergence import reference
+from paper_checks.algorithm_replay import FAMILIES, instance
+from paper_checks.quadratic_theory import QuadraticTheory
+from paper_checks.written_out import written_out
+from problems import Quadratic
+from tests.strategies import normal
+
+STEPS = {"K": 2, "N": 2, "lower_step_size": 0.15, "upper_step_size": 0.2}
+BATCHES = [np.array(batch) for batch in ([0, 1, 2], [2, 2, 0], [1, 1, 1], [3, 0, 3], [0, 1, 2])]
+
+
+@pytest.mark.parametrize("initialisation", [False, True])
+def test_warm_it_is_the_replay_in_closed_form(initialisation):
+    problem = Quadratic.random(tasks=4, p=4, q=4, kappa=8.0, initialisation=initialisation, seed=1)
+    phi = normal(0, 4)
+    closed = QuadraticTheory.of(problem).replay(phi.numpy(), BATCHES, **STEPS)
+    np.testing.assert_allclose(written_out(problem, {"phi": phi}, BATCHES, **STEPS, warm=True), closed, rtol=1e-12)
+
+
+@pytest.mark.parametrize("warm", [False, "theta"])
+def test_with_exact_v_and_all_tasks_it_is_the_affine_iteration_of_a_cold_start(warm):
+    """phi' = phi - beta (H phi - h) of S3a, the K lower steps from 0; from the second iteration on warm differs."""
+    problem = Quadratic.random(tasks=4, p=3, q=4, kappa=8.0, seed=2)
+    phi, steps = normal(3, 3), STEPS | {"N": 4}
+    H, h = (mean.mean(0) for mean in QuadraticTheory.of(problem).direction(2, 0.15))
+    found = written_out(problem, {"phi": phi}, 4 * [np.arange(4)], **steps, warm=warm)
+    law = [phi.numpy()]
+    for _ in range(4):
+        law.append(law[-1] - 0.2 * (H @ law[-1] - h))
+    same = np.isclose(found, np.stack(law), rtol=1e-11, atol=0).all(1)
+    assert same.tolist() == ([True] * 5 if warm is False else [True] * 2 + [False] * 3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_solved_to_rounding_goes_along_the_true_gradient(family):
+    problem, alpha = instance(family, 0)
+    phi = problem.phi0(torch.Generator().manual_seed(3))
+    pool = problem.sample(None, torch.Generator())
+    steps = {"K": 1000, "N": problem.q, "lower_step_size": alpha, "upper_step_size": 1.0}
+    first, second = written_out(problem, phi, [np.arange(len(pool))], **steps, warm=False)
+    (gradient,) = reference(problem, phi, pool).hypergradient.values()
+    np.testing.assert_allclose(first - second, gradient.flatten().numpy(), rtol=0, atol=1e-11)
