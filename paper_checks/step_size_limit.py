@@ -88,8 +88,11 @@ def judge(evidence: Evidence) -> list[Comparison]:
 def _name_cells(evidence: Evidence, prefix: str, columns: tuple[str, ...]) -> list[str]:
     """One name a cell from the columns of its table."""
     rows = zip(*(evidence[f"{prefix}_{name}"] for name in columns), strict=True)
-    shown = lambda name, value: f"{OPPOSED[int(value)]} opposed" if name == "opposed" else f"{name} {value:g}"  # noqa: E731
-    return [", ".join(shown(name, value) for name, value in zip(columns, row, strict=True)) for row in rows]
+    return [", ".join(_shown(name, value) for name, value in zip(columns, row, strict=True)) for row in rows]
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{OPPOSED[int(value)]} opposed" if name == "opposed" else f"{name} {value:g}"
 
 
 def limit(kappa: float, s: float, opposed: str) -> float:

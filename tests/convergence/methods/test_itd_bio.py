@@ -39,8 +39,10 @@ def test_the_direction_is_the_gradient_of_the_objective_after_k_steps(name, step
     method = ITDBiO(lower_steps=steps, lower_step_size=0.1, upper_step_size=0.3)
     step = method.step(oracle, phi, oracle.pool, method.start(oracle, phi))
 
+    def start(x):
+        return problem.theta0(dense.named(x), dense.tasks)
+
     def phi_k(x):
-        start = lambda x: problem.theta0(dense.named(x), dense.tasks)  # noqa: E731
         return dense.unrolled(x, start, steps=steps, step_size=0.1)
 
     x = dense.vector(phi)
