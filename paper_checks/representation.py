@@ -148,7 +148,7 @@ def _from_random_starts(
     result = solve(
         problem,
         method,
-        iterations=round(setting.pick(1, 2) * (500 if warm else 700) / (problem.prox * beta)) + 1,
+        iterations=round(setting.pick(1, 2) * (500 if warm else 900) / (problem.prox * beta)) + 1,
         seed=setting.seed,
         replicas=starts,
         probes=("value", Probe("norm", lambda now: torch.linalg.matrix_norm(now.phi["U"], 2))),
