@@ -18,8 +18,10 @@ from convergence import command_line, resolve_device
 from convergence.arguments import integer
 from convergence.command_line import named
 from paper_checks import CLAIMS, Outcome, Setting, Verdict
+from paper_checks import falsify as search
+from paper_checks.bounds import BOUNDS
 from paper_checks.claim import worst
-from paper_checks.report import Output, number
+from paper_checks.report import Output, number, require_writable
 
 COLOURS = {Outcome.HOLDS: "green", Outcome.VIOLATED: "bold red", Outcome.INCONCLUSIVE: "yellow"}
 EXIT_CODES = {Outcome.HOLDS: 0, Outcome.VIOLATED: 1, Outcome.INCONCLUSIVE: 3}
@@ -111,6 +113,62 @@ def run(
     console.print(_table(verdicts, wide=console.width >= 110))
     console.print(f"{output.folder / 'report.html'}", soft_wrap=True)
     raise typer.Exit(EXIT_CODES[worst(verdict.outcome for verdict in verdicts)])
+
+
+@app.command(epilog="Exit status: 0 no bound is exceeded, 1 one is, 2 wrong usage.")
+def falsify(
+    claim: Annotated[str, typer.Argument(metavar="CLAIM", help="A claim that states a bound.")],
+    budget: Annotated[float, typer.Option(help="Seconds of search for each bound of the claim.")] = 60.0,
+    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    replay: Annotated[
+        Path | None, typer.Option(help="Measure the instances of this file again, search nothing.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for CLAIM.json, the worst instances found.")] = Path("worst"),
+) -> None:
+    """Search the instances that a bound covers for the largest measured / bound.
+
+    Examples: python -m paper_checks falsify cg_rate --budget 20 | ... falsify cg_rate --replay worst/cg_rate.json
+    """
+    bounds = named(BOUNDS, claim, "claim with a bound")
+    torch.set_num_threads(1)
+    integer("--seed", seed, least=0)
+    if not budget > 0:
+        raise ValueError(f"expected --budget a number of seconds > 0, got {budget}")
+    console = Console()
+    if replay is not None:
+        found = search.load(replay)
+        if len(found) != len(bounds):
+            raise ValueError(f"expected {len(bounds)} instances for {claim} in {replay}, got {len(found)}")
+        again = [search.replay(worst, bound) for worst, bound in zip(found, bounds, strict=True)]
+        for worst, ratio in zip(found, again, strict=True):
+            console.print(f"{ratio:.9f} (found {worst.ratio:.9f})  {worst.bound}, {_cell(worst)}", highlight=False)
+        raise typer.Exit(int(any(replace(w, ratio=r).exceeds for w, r in zip(found, again, strict=True))))
+    require_writable(out)  # before anything is searched
+    found = [_search(console, claim, bound, budget, seed) for bound in bounds]
+    search.save(found, bounds, out / f"{claim}.json")
+    console.print(f"{out / f'{claim}.json'}", soft_wrap=True)
+    raise typer.Exit(int(any(worst.exceeds for worst in found)))
+
+
+def _search(console: Console, claim: str, bound: search.Bound, budget: float, seed: int) -> search.Worst:
+    """One bound, with the largest ratio so far on the status line."""
+    with console.status(bound.name) as status:
+
+        def report(ratio: float) -> None:
+            status.update(f"{bound.name}: largest so far {ratio:.6f}")
+
+        worst = search.search(claim, bound, budget=budget, seed=seed, report=report)
+    said = "[bold red]EXCEEDED[/]" if worst.exceeds else "[green]not exceeded[/]"
+    console.print(
+        f"{worst.ratio:.9f}  {said}  {bound.name}, {_cell(worst)}: largest of {worst.instances} instances "
+        f"({worst.seconds:.0f} s)",
+        highlight=False,
+    )
+    return worst
+
+
+def _cell(worst: search.Worst) -> str:
+    return ", ".join(f"{name} {value}" for name, value in worst.cell.items())
 
 
 def _table(verdicts: list[Verdict], *, wide: bool) -> Table:

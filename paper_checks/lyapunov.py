@@ -52,7 +52,8 @@ class Lyapunov:
         # v* of a quadratic moves with theta alone, hence 2 tau where it is 1 + 2 tau in general
         W = P * c_a + 2 * (2 * tau + (constants.rho_2 != 0)) ** 2 * Q * c_b
         drift = constants.mu * (1 - chi) / (chi * constants.rho_2) if chi * constants.rho_2 else math.inf
-        return cls(P, Q, min(1 / (2 * L_Phi), 1 / (2 * math.sqrt(W))), drift)
+        largest = min((1 / (2 * curvature) for curvature in (L_Phi, math.sqrt(W)) if curvature > 0), default=math.inf)
+        return cls(P, Q, largest, drift)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ from markupsafe import Markup, escape
 from convergence.files import write_atomically
 from figures import FIGURES
 from figures.style import save
+from paper_checks.bounds import BOUNDS, worst_file
 from paper_checks.claim import Claim, Evidence, Outcome, Setting, Verdict
+from paper_checks.falsify import Worst, load
 
 
 class Output:
@@ -32,15 +34,7 @@ class Output:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        try:
-            (folder / "evidence").mkdir(parents=True, exist_ok=True)
-            probe = folder / f".writable-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise ValueError(
-                f"expected an output folder that can be written, got {folder}: {error.strerror}"
-            ) from error
+        require_writable(folder / "evidence", named=folder)
         self._entries: list[dict[str, Any]] = []
 
     def add(self, claim: Claim, verdict: Verdict, evidence: Evidence) -> None:
@@ -66,6 +60,18 @@ class Output:
         write_atomically(self.folder / "report.html", page(self._entries, setting).encode())
 
 
+def require_writable(folder: Path, *, named: Path | None = None) -> None:
+    """Make the folder where it is missing. Raises ValueError, about `named`, where it cannot be made or written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        shown = folder if named is None else named
+        raise ValueError(f"expected an output folder that can be written, got {shown}: {error.strerror}") from error
+
+
 def page(entries: list[dict[str, Any]], setting: Setting) -> str:
     """The report as one HTML page that needs no network."""
     environment = jinja2.Environment(
@@ -78,13 +84,18 @@ def page(entries: list[dict[str, Any]], setting: Setting) -> str:
     environment.filters |= {"number": number, "mathematics": mathematics, "image": _data_uri}
     outcomes = [entry["verdict"].outcome for entry in entries]
     return environment.get_template("report.html.j2").render(
-        entries=entries,
+        entries=[entry | {"searched": searched(entry["claim"].name)} for entry in entries],
         setting=setting,
         versions=versions(),
         made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         tally={outcome: outcomes.count(outcome) for outcome in Outcome},
         seconds=sum(entry["verdict"].seconds for entry in entries),
     )
+
+
+def searched(claim: str) -> list[Worst]:
+    """The worst instances that the search has found for the bounds of this claim; none where it states no bound."""
+    return load(worst_file(claim)) if claim in BOUNDS and worst_file(claim).exists() else []
 
 
 def versions() -> dict[str, str]:
