@@ -21,6 +21,7 @@ from figures import (
     lyapunov_decrease,
     memory,
     representation,
+    sample_complexity,
     stale_warm_start,
     stationary_moment,
     step_size_limit,
@@ -49,6 +50,7 @@ FIGURES: dict[str, Callable[[Evidence], Figure]] = {
     "stationary_moment": stationary_moment.draw,
     "stale_warm_start": stale_warm_start.draw,
     "complexity": complexity.draw,
+    "sample_complexity": sample_complexity.draw,
     "memory": memory.draw,
     "counterexamples": counterexamples.draw,
 }

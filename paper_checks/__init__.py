@@ -17,6 +17,7 @@ from paper_checks import (
     lyapunov_decrease,
     memory,
     representation,
+    sample_complexity,
     stale_warm_start,
     stationary_moment,
     step_size_limit,
@@ -46,6 +47,7 @@ MODULES: tuple[ModuleType, ...] = (
     stationary_moment,
     stale_warm_start,
     complexity,
+    sample_complexity,
     memory,
     counterexamples,
 )

@@ -133,7 +133,7 @@ class Verdict:
             "outcome": self.outcome.value,
             "measured": _finite(headline.measured) if headline else None,
             "predicted": _finite(headline.predicted) if headline else None,
-            "interval": list(headline.interval) if headline and headline.interval else None,
+            "interval": _ends(headline.interval) if headline else None,
             "reason": self.reason,
             "seconds": round(self.seconds, 3),
             "scale": self.setting.scale,
@@ -382,13 +382,17 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None  # JSON has no NaN
 
 
+def _ends(interval: tuple[float, float] | None) -> list[float | None] | None:
+    return None if interval is None else [_finite(end) for end in interval]
+
+
 def _record(comparison: Comparison) -> dict[str, Any]:
     return {
         "quantity": comparison.quantity,
         "measured": _finite(comparison.measured),
         "relation": comparison.relation,
         "predicted": _finite(comparison.predicted),
-        "interval": list(comparison.interval) if comparison.interval else None,
+        "interval": _ends(comparison.interval),
         "outcome": comparison.outcome.value,
         "reason": comparison.reason,
         "cell": comparison.cell,

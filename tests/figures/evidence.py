@@ -234,6 +234,18 @@ def complexity(n):
     return {"huber_eps": eps, "huber_hit": huber, "huber_law": huber, **quadratics, **calls}
 
 
+def sample_complexity(n):
+    found = {"sigma_sq": 1.0, "gap": 3.0}
+    for name, order in (("iid", 2), ("pool", 1)):
+        eps = np.geomspace(0.5, 0.02, n)
+        samples, hits = 20 / eps**order, 9 / eps
+        found |= {f"{name}_eps": eps, f"{name}_samples": samples, f"{name}_samples_law": samples}
+        found[f"{name}_samples_resampled"] = samples * np.linspace(0.9, 1.1, 20)[:, None]
+        found |= {f"{name}_rule_eps": eps, f"{name}_hit": hits, f"{name}_hit_law": hits, f"{name}_capped": 0 * eps}
+    average = 1 + 30 / np.arange(1, 40 * n + 1)
+    return found | {"fixed_law": 1.0, "fixed_average": average, "fixed_average_law": average}
+
+
 def memory(n):
     counts, K = np.arange(1, n + 1), 2 * np.arange(1, n + 1)
     flat = {"counts": counts, "over_K": np.full(n, 21052.0), "over_N": np.full(n, 21052.0)}
@@ -280,6 +292,7 @@ MAKERS = {
         stationary_moment,
         stale_warm_start,
         complexity,
+        sample_complexity,
         memory,
         counterexamples,
     )

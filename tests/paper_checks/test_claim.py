@@ -1,5 +1,6 @@
 """Comparisons judge the worst cell, and a verdict is no better than its control."""
 
+import json
 import math
 
 import numpy as np
@@ -97,6 +98,14 @@ def test_a_slope_is_accepted_refuted_or_called_too_wide():
     assert slope_is("s", Slope(1.0, 0.99, 1.01, 1.0), 1.0, half_width=0.02).outcome is HOLDS
     assert slope_is("s", Slope(0.9, 0.89, 0.91, 1.0), 1.0, half_width=0.02).outcome is VIOLATED
     assert slope_is("s", Slope(1.0, 0.9, 1.1, 1.0), 1.0, half_width=0.02).outcome is INCONCLUSIVE
+
+
+def test_a_slope_that_is_not_a_number_is_refuted_and_recorded_without_it():
+    comparison = slope_is("s", Slope(math.nan, math.nan, math.nan, 1.0), 1.0, half_width=0.1)
+    assert comparison.outcome is VIOLATED
+    verdict = Verdict("claim", (comparison,), (), 0.0, Setting())
+    assert verdict.record()["interval"] == [None, None]
+    json.dumps(verdict.record(), allow_nan=False)
 
 
 def test_the_worst_outcome_wins_and_nothing_to_judge_is_inconclusive():
