@@ -14,7 +14,9 @@ def test_the_claim_holds_and_its_control_is_violated(name):
     assert evidence
 
 
-@pytest.mark.parametrize("name", ["hypergradient_error", "cg_rate", "cold_start_floor", "complexity", "memory"])
+@pytest.mark.parametrize(
+    "name", ["algorithm_replay", "hypergradient_error", "cg_rate", "cold_start_floor", "complexity", "memory"]
+)
 def test_the_quick_claims_hold_for_another_seed(name):
     verdict, _ = CLAIMS[name].verdict(Setting(seed=12345))
     assert verdict.outcome is Outcome.HOLDS, verdict.reason
