@@ -5,10 +5,12 @@ Not here: worst_case_sdp, whose dual solution proves its bound, and claims that 
 
 from pathlib import Path
 
-from paper_checks.bounds import batches, profiles, runs, steps
+from paper_checks.bounds import batches, heads, profiles, runs, steps
 from paper_checks.falsify import Bound
 
 BOUNDS: dict[str, tuple[Bound, ...]] = {**steps.BOUNDS, **runs.BOUNDS, **profiles.BOUNDS, **batches.BOUNDS}
+for claim, more in heads.BOUNDS.items():
+    BOUNDS[claim] += more
 # Claims that rest on the same theorem: a bound on a sum is one on a hitting time, a bound on an average one on samples
 BOUNDS["deterministic_exact"] = BOUNDS["complexity"] = BOUNDS["lyapunov_decrease"]
 BOUNDS["sample_complexity"] = BOUNDS["batch_size_decay"]

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 import paper_checks.__main__ as command
-from convergence import MemoryReduced
+from convergence import MemoryReduced, reference
 from paper_checks import CLAIMS, falsify
 from paper_checks.bounds import BOUNDS, WORST, worst_file
 from paper_checks.bounds.batches import _expectations, _sequences
+from paper_checks.bounds.heads import CELLS, Heads
 from paper_checks.bounds.instances import Instances, Shape, Theory, parameters
 from paper_checks.bounds.profiles import _profiles
 from paper_checks.falsify import Bound, Worst, load, replay, save, search
@@ -106,6 +107,19 @@ def test_the_theory_of_instances_is_that_of_each_alone(seed):
         at = {"phi": problem.upper_solution()["phi"]}
         gap = problem.value(parameters(theory.phi[k])) - problem.value(at)
         assert theory.gap(theory.phi)[k] == pytest.approx(float(gap), rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_the_solutions_of_heads_are_those_of_the_reference(number):
+    cell = CELLS[number]
+    heads = Heads(cell, np.random.default_rng(number).random((5, 14)))
+    for k, constants in enumerate(heads.constants):
+        assert 0 < constants.lower_contraction(0.5) < 1
+        task = heads.problem.select(torch.tensor([k]))
+        exact = reference(heads.problem, {"centre": torch.as_tensor(heads.phi[k])}, task)
+        np.testing.assert_allclose(heads.theta[k], exact.theta[0], rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(heads.gradient[k], exact.hypergradient["centre"], rtol=1e-8, atol=1e-11)
+        np.testing.assert_allclose(heads.residual(heads.theta, heads.v), 0, atol=1e-11)
 
 
 @given(seeds, st.sampled_from([0, 1]))
