@@ -1,4 +1,4 @@
-"""On one fixed function the squared gradient falls like t^-e for every horizon, with e > 1 as near to 1 as one likes.
+"""On one fixed function the squared gradient falls like t^{-e} for every horizon, with e > 1 as near to 1 as one likes.
 
 Statement.
     For Phi = x^-a (convex, its infimum not attained) the iterates satisfy |grad Phi(phi_t)|^2 ~ C t^-e with
