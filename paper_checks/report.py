@@ -124,7 +124,8 @@ def number(value: float) -> str:
 
 # Plain text of docstrings -> symbols; whole words only, in this order.
 SYMBOLS = {
-    "chi_hat": "χ̂", "grad": "∇", "sqrt": "√", "sum": "∑", "alpha": "α", "beta": "β", "gamma": "γ", "Delta": "Δ", "eps": "ε",
+    "chi_hat": "χ̂",
+    "grad": "∇", "sqrt": "√", "sum": "∑", "alpha": "α", "beta": "β", "gamma": "γ", "Delta": "Δ", "eps": "ε",
     "zeta": "ζ", "theta": "θ", "kappa": "κ", "Lambda": "Λ", "mu": "μ", "sigma": "σ", "tau": "τ", "phi": "φ",
     "Phi": "Φ", "varrho": "ϱ", "chi": "χ", "rho": "ρ", "nu": "ν", "ell": "ℓ", "omega": "ω", "xi": "ξ", "delta": "δ",
     "epsilon": "ε",
