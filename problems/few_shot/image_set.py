@@ -1,0 +1,64 @@
+"""The images of one split of a few-shot data set, whatever format they came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of the classes of one split; the classes of two splits are disjoint.
+
+    images   uint8 (N, H, W, C), C = 1 or 3 (red, green, blue): an array, or a memory map of one
+    labels   int64 (N,), the class of each image, 0 .. len(names) - 1
+    names    of the classes
+    groups   of each class the name of what it belongs to (alphabet, superclass), or None where nothing is known
+
+    Raises ValueError on other shapes or types, labels out of range, or a class without images.
+    """
+
+    images: Array
+    labels: Array
+    names: tuple[str, ...]
+    groups: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[3] not in (1, 3):
+            raise ValueError(
+                f"expected images uint8 (N, H, W, 1 or 3), got {self.images.dtype} {tuple(self.images.shape)}"
+            )
+        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != np.int64:
+            raise ValueError(
+                f"expected labels int64 ({len(self.images)},), got {self.labels.dtype} {tuple(self.labels.shape)}"
+            )
+        if self.groups is not None and len(self.groups) != len(self.names):
+            raise ValueError(f"expected a group for each of {len(self.names)} classes, got {len(self.groups)}")
+        found = np.unique(self.labels)
+        if not np.array_equal(found, np.arange(len(self.names))):
+            raise ValueError(
+                f"expected labels 0 .. {len(self.names) - 1}, each of some image, got {found.tolist()[:9]}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def rows(self) -> tuple[Array, ...]:
+        """For each class the indices of its images, ascending."""
+        order = np.argsort(self.labels, kind="stable")
+        return tuple(np.split(order, np.cumsum(np.bincount(self.labels))[:-1]))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W), as networks take an image."""
+        height, width, channels = self.images.shape[1:]
+        return channels, height, width
+
+
+Splits = dict[str, ImageSet]  # "train", "validation", "test"
