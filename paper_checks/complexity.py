@@ -92,7 +92,11 @@ def _hitting_times(setting: Setting) -> Evidence:
     K, N = 5, 2
     problem = Quadratic.random(tasks=5, p=3, q=4, kappa=3.0, seed=setting.seed + 1)
     lyapunov = Lyapunov.of(
-        problem.constants, lower_steps=K, cg_steps=N, lower_step_size=problem.constants.lower_step_size
+        problem.constants,
+        lower_steps=K,
+        cg_steps=N,
+        lower_step_size=problem.constants.lower_step_size,
+        theta_alone=True,
     )
     beta = lyapunov.largest_step
     method = setting.method(lower_steps=K, cg_steps=N, upper_step_size=beta, warm_start=True)

@@ -80,7 +80,7 @@ def _warm(setting: Setting, *, kappas: tuple[float, ...]) -> Evidence:
         problem = Quadratic.random(tasks=5, p=3, q=4, kappa=kappa, seed=setting.seed + 1)
         constants = problem.constants
         alpha = constants.lower_step_size
-        lyapunov = Lyapunov.of(constants, lower_steps=K, cg_steps=N, lower_step_size=alpha)
+        lyapunov = Lyapunov.of(constants, lower_steps=K, cg_steps=N, lower_step_size=alpha, theta_alone=True)
         beta = lyapunov.largest_step
         betas.append(beta)
         method = setting.method(lower_steps=K, lower_step_size=alpha, cg_steps=N, upper_step_size=beta, warm_start=True)

@@ -35,11 +35,20 @@ class Lyapunov:
 
     @classmethod
     def of(
-        cls, constants: Constants, *, lower_steps: int, cg_steps: int, lower_step_size: float, exact_v: bool = False
+        cls,
+        constants: Constants,
+        *,
+        lower_steps: int,
+        cg_steps: int,
+        lower_step_size: float,
+        exact_v: bool = False,
+        theta_alone: bool = False,
     ) -> Lyapunov:
         """From the constants, for K, N >= 1. `exact_v`: N reaches the number of distinct eigenvalues, chi_N = 0.
 
-        chi_hat = chi_N where d2g/dtheta2 is constant, else (1 + chi_N) / 2 as in Lemma 2.
+        `theta_alone`: v*(phi, theta) does not depend on phi, neither by d2g/dtheta2 nor by df/dtheta, as on quadratics;
+        it then moves by 2 tau a step on phi where it is 1 + 2 tau in general, and W is smaller.
+        chi_hat = chi_N where d2g/dtheta2 is constant (rho_2 = 0), else (1 + chi_N) / 2 as in Lemma 2.
         """
         tau, nu, L_c, Lambda, L_Phi = (getattr(constants, name) for name in ("tau", "nu", "L_c", "Lambda", "L_Phi"))
         varrho_K = constants.lower_contraction(lower_step_size) ** lower_steps
@@ -49,8 +58,7 @@ class Lyapunov:
         c_b = chi**2 * constants.L * nu**2 / (1 - chi_hat)
         Q = L_c**2 / (constants.mu * (1 - chi_hat))
         P = (Lambda**2 + 8 * Q * c_b) / (1 - varrho_K)
-        # v* of a quadratic moves with theta alone, hence 2 tau where it is 1 + 2 tau in general
-        W = P * c_a + 2 * (2 * tau + (constants.rho_2 != 0)) ** 2 * Q * c_b
+        W = P * c_a + 2 * (2 * tau + (not theta_alone)) ** 2 * Q * c_b
         drift = constants.mu * (1 - chi) / (chi * constants.rho_2) if chi * constants.rho_2 else math.inf
         largest = min((1 / (2 * curvature) for curvature in (L_Phi, math.sqrt(W)) if curvature > 0), default=math.inf)
         return cls(P, Q, largest, drift)

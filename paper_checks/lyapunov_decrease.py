@@ -134,7 +134,12 @@ def _quadratic(setting: Setting, kappa: float, K: int, N: int) -> Cell:
     problem = Quadratic.random(tasks=5, p=3, q=4, kappa=kappa, seed=setting.seed + 1)
     constants = problem.constants
     lyapunov = Lyapunov.of(
-        constants, lower_steps=K, cg_steps=N, lower_step_size=constants.lower_step_size, exact_v=problem.q <= N
+        constants,
+        lower_steps=K,
+        cg_steps=N,
+        lower_step_size=constants.lower_step_size,
+        exact_v=problem.q <= N,
+        theta_alone=True,
     )
     beta = lyapunov.largest_step
     method = setting.method(lower_steps=K, cg_steps=N, upper_step_size=beta, warm_start=True)

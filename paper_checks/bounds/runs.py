@@ -38,7 +38,7 @@ def _trajectory(
 def _lyapunov(method: Method, cell: Cell, x: Array) -> tuple[Array, Array]:
     """V_t and beta |grad Phi_t|^2, (T, n), at the largest beta of each instance, which f is scaled to make 1."""
     theory = Theory(SHAPE.decode(x))
-    steps = {"lower_steps": cell["K"], "cg_steps": cell["N"], "exact_v": cell["N"] >= SHAPE.q}
+    steps = {"lower_steps": cell["K"], "cg_steps": cell["N"], "exact_v": cell["N"] >= SHAPE.q, "theta_alone": True}
     first = [Lyapunov.of(c, lower_step_size=1.0, **steps).largest_step for c in theory.constants]
     theory = theory.scaled(np.minimum(first, 1e6))  # levels that do not meet allow any beta
     found = [Lyapunov.of(c, lower_step_size=1.0, **steps) for c in theory.constants]

@@ -48,6 +48,20 @@ def test_the_constants_of_a_curved_lower_level_by_hand():
     assert found.drift == pytest.approx(1 * (1 / 2) / (1 / 2 * 0.5), rel=1e-12)
 
 
+def test_v_that_moves_with_theta_alone_allows_a_larger_step_and_a_constant_hessian_does_not_say_so():
+    c = Constants(mu=1.0, L=3.0, L_c=2.0, rho_1=0.0, rho_2=0.0, Lambda=1.5, tau=2.0, nu=0.7, L_Phi=4.0)
+    steps = {"lower_steps": 2, "cg_steps": 1, "lower_step_size": 0.5}
+    general, alone = (Lyapunov.of(c, **steps, theta_alone=choice) for choice in (False, True))
+    # f = 1/2 |theta|^2 + phi'theta has df/dtheta = theta + phi: rho_2 = 0, and v* moves with phi too
+    assert Lyapunov.of(c, **steps) == general
+    c_a, c_b, Q = (1 / 16) * 4 / (3 / 4), (1 / 4) * 3 * 0.49 / (1 / 2), 4 / (1 / 2)
+    P = (2.25 + 8 * Q * c_b) / (3 / 4)
+    for found, moves in ((general, 1 + 2 * 2), (alone, 2 * 2)):
+        assert (found.P, found.Q) == pytest.approx((P, Q), rel=1e-12)
+        W = P * c_a + 2 * moves**2 * Q * c_b
+        assert found.largest_step == pytest.approx(1 / (2 * W**0.5), rel=1e-12)
+
+
 def test_both_potentials_agree_on_a_quadratic():
     problem = Quadratic.random(tasks=3, p=2, q=3, kappa=4.0, seed=2)
     alpha = problem.constants.lower_step_size
