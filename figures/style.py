@@ -65,6 +65,7 @@ FAMILIES = {
     "proximal": Series(GREEN, "s", "proximal"),
     "softmax": Series(VERMILION, "^", "softmax"),
     "representation": Series(BLUE, "o", "representation"),
+    "two_tensors": Series(GREEN, "s", r"quadratic, $\phi$ in two tensors"),
 }
 # The next ones are indexed by the code in the evidence
 SAMPLINGS = (Series(VERMILION, "s", "without replacement"), Series(BLUE, "o", "i.i.d."))

@@ -7,10 +7,12 @@ Statement.
 Hypotheses.
     None on the problem; float64 and a few iterations, so that rounding stays far below what is allowed.
 Predicted.
-    phi_0, ..., phi_T with K = N = 2 on quadratics; on softmax heads, where d2g/dtheta2 depends on theta; on a shared
-    representation, where the cross derivative and grad_phi f do. Batches of three tasks with and without replacement,
-    all tasks; warm, cold, and warm in theta alone; each replica as the run with its own seed. And phi_0, ..., phi_1000
-    of a quadratic on batches with N = q, for what goes wrong late: with N < q two runs that differ by rounding part.
+    phi_0, ..., phi_T on quadratics; on softmax heads, where d2g/dtheta2 depends on theta; on a shared representation,
+    where the cross derivative and grad_phi f do; on a quadratic whose phi is a vector and a matrix. K = N = 2 with
+    every start (warm, cold, warm in theta alone) on every batch (three tasks with and without replacement, all tasks);
+    K = 5, N = 3. Four replicas, each as the run with its own seed, and a run without replicas. And phi_0, ...,
+    phi_600 of a run on batches of a quadratic with N = q, for what goes wrong late: with N < q two runs that differ by
+    rounding part.
 Measured.
     phi_t along runs through the driver. Predicted by closed forms in numpy for warm quadratics, else by dense
     derivatives (torch.func) of g and f alone; v by scipy's CG.
@@ -23,11 +25,13 @@ Source.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from functools import cache
+from itertools import product
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from convergence import Probe, Snapshot
@@ -36,19 +40,34 @@ from convergence.streams import TaskStream, generator
 from paper_checks.claim import Comparison, Evidence, Setting, equal
 from paper_checks.planted import LateLastLine
 from paper_checks.quadratic_theory import Array, QuadraticTheory
-from paper_checks.written_out import written_out
-from problems import Problem, ProxSoftmax, Quadratic, Representation
+from paper_checks.written_out import flattened, written_out
+from problems import Parameters, Problem, ProxSoftmax, Quadratic, Representation, Tasks
 
 PLANTED = "the last line of the algorithm, the backward pass, at theta_{K-1} instead of theta_K"
-POOL, BATCH = 5, 3
-Cell = tuple[bool | Literal["theta"], bool | None]
-# warm start; with replacement, without, or (None) all tasks in every iteration
-CELLS: tuple[Cell, ...] = ((True, True), (True, False), (True, None), (False, True), ("theta", False))
-FAMILIES = ("quadratic", "heads", "representation")
+POOL, BATCH, REPLICAS, BETA = 5, 3, 4, 0.1
+STARTS: dict[bool | Literal["theta"], str] = {True: "warm", False: "cold", "theta": "warm theta"}
+DRAWS = {True: "i.i.d.", False: "without replacement", None: "all tasks"}
+
+
+class Cell(NamedTuple):
+    """The warm start; with replacement, without, or (None) all tasks in every iteration; K and N."""
+
+    warm: bool | Literal["theta"]
+    replacement: bool | None
+    K: int = 2
+    N: int = 2
+
+    def __str__(self) -> str:
+        return f"{STARTS[self.warm]}, {DRAWS[self.replacement]}, K {self.K}, N {self.N}"
+
+
+CELLS = (*(Cell(*each) for each in product(STARTS, DRAWS)), Cell(True, False, 5, 3))
+LONG_RUN = (Cell(True, True, 2, 4),)  # q = 4
+FAMILIES = ("quadratic", "heads", "representation", "two_tensors")
 
 
 def run(setting: Setting) -> Evidence:
-    """Measured and predicted iterates of every family, (cells, replicas, T + 1, p)."""
+    """Measured and predicted iterates of every family, (cells, runs, T + 1, p); the last run is without replicas."""
     evidence: Evidence = {}
     for family in setting.track(FAMILIES, "families"):
         evidence |= replayed(setting, family)
@@ -56,16 +75,16 @@ def run(setting: Setting) -> Evidence:
 
 
 def control(setting: Setting) -> Evidence:
-    """The same with the planted error, which only the shared representation can show."""
-    return run(replace(setting, method=LateLastLine))
+    """The same with the planted error on the shared representation, the only family that shows it."""
+    return run(setting) | replayed(replace(setting, method=LateLastLine), "representation")
 
 
 def judge(evidence: Evidence) -> list[Comparison]:
-    """Every iterate of every replica attained."""
+    """Every iterate of every run attained."""
     comparisons = []
     for name in (*FAMILIES, "long_run"):
         measured, law = evidence[f"{name}_phi"], evidence[f"{name}_law"]
-        cells = _names(CELLS if name in FAMILIES else CELLS[:1], *measured.shape[1:3])
+        cells = _names(CELLS if name in FAMILIES else LONG_RUN, *measured.shape[1:3])
         found = equal(
             f"phi_t replayed, {name.replace('_', ' ')}", _rows(measured), _rows(law), relative=1e-12, cells=cells
         )
@@ -75,83 +94,127 @@ def judge(evidence: Evidence) -> list[Comparison]:
 
 def replayed(setting: Setting, family: str) -> Evidence:
     """Measured and predicted iterates of one family."""
-    problem, alpha = instance(family, setting.seed)
-    cells = [_cell(setting, problem, alpha, *cell, T=setting.pick(8, 20)) for cell in CELLS]
-    measured, law = (np.stack(each) for each in zip(*cells, strict=True))
-    return {f"{family}_phi": measured, f"{family}_law": law}
+    return _replayed(setting, family, family, CELLS, T=setting.pick(8, 20), replicas=REPLICAS)
 
 
 def lasting(setting: Setting) -> Evidence:
-    """The same of a long run in the first of the cells."""
-    measured, law = _cell(setting, *instance("quadratic", setting.seed), *CELLS[0], T=setting.pick(1000, 5000), N=4)
-    return {"long_run_phi": measured[None], "long_run_law": law[None]}
+    """The same of a long run without replicas."""
+    return _replayed(setting, "long_run", "quadratic", LONG_RUN, T=setting.pick(600, 5000), replicas=0)
 
 
 def _rows(iterates: Array) -> Array:
     return iterates.reshape(-1, iterates.shape[-1])
 
 
-def _names(cells: Sequence[Cell], replicas: int, times: int) -> list[str]:
-    start = {True: "warm", False: "cold", "theta": "warm theta"}
-    draw = {True: "i.i.d.", False: "without replacement", None: "all tasks"}
-    names = [f"{start[warm]}, {draw[replacement]}" for warm, replacement in cells]
-    return [f"{name}, replica {r}, t {t}" for name in names for r in range(replicas) for t in range(times)]
+def _names(cells: tuple[Cell, ...], runs: int, times: int) -> list[str]:
+    which = [*(f"replica {r}" for r in range(runs - 1)), "without replicas"]
+    return [f"{cell}, {one}, t {t}" for cell in cells for one in which for t in range(times)]
 
 
+class TwoTensors(Problem):
+    """A quadratic of p = 5 whose phi is a vector of one and a matrix of four; without closed forms."""
+
+    broadcasts_replicas = True
+
+    def __init__(self, whole: Quadratic):
+        self.whole, self.data, self.constants = whole, whole.data, whole.constants
+
+    def phi0(self, rng: torch.Generator) -> Parameters:
+        """Standard normal."""
+        vector, matrix = self.whole.phi0(rng)["phi"].split((1, 4))
+        return {"vector": vector, "matrix": matrix.view(2, 2)}
+
+    def theta0(self, phi: Parameters, tasks: Tasks) -> Tensor:
+        """As the quadratic."""
+        return self.whole.theta0(self._joined(phi), tasks)
+
+    def embed(self, phi: Parameters, tasks: Tasks) -> Any:
+        """As the quadratic."""
+        return self.whole.embed(self._joined(phi), tasks)
+
+    def lower(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        """As the quadratic."""
+        return self.whole.lower(features, theta, tasks)
+
+    def upper(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        """As the quadratic."""
+        return self.whole.upper(features, theta, tasks)
+
+    def _joined(self, phi: Parameters) -> Parameters:
+        return {"phi": torch.cat((phi["vector"], phi["matrix"].flatten(-2)), -1)}
+
+
+@cache
 def instance(family: str, seed: int) -> tuple[Problem, float]:
     """The problem of this family, and its alpha."""
-    if family == "quadratic":
-        quadratic = Quadratic.random(tasks=POOL, p=3, q=4, kappa=10.0, seed=seed + 5)
-        return quadratic, 2 / (quadratic.constants.L + quadratic.constants.mu)
     if family == "heads":
         heads = ProxSoftmax.random(tasks=POOL, classes=3, features=2, examples=8, prox=0.5, seed=seed + 5)
-        return heads, 2 / (heads.constants.L + heads.constants.mu)
-    representation = Representation.random(tasks=POOL, d=4, rank=3, examples=6, prox=0.5, seed=seed + 5)
-    return representation, 1 / representation.lower_smoothness(2.0)
+        return heads, heads.constants.lower_step_size
+    if family == "representation":
+        representation = Representation.random(tasks=POOL, d=4, rank=3, examples=6, prox=0.5, seed=seed + 5)
+        return representation, 1 / representation.lower_smoothness(2.0)
+    p = 5 if family == "two_tensors" else 3
+    quadratic = Quadratic.random(tasks=POOL, p=p, q=4, kappa=10.0, seed=seed + 5)
+    return TwoTensors(quadratic) if family == "two_tensors" else quadratic, quadratic.constants.lower_step_size
 
 
-def _cell(
-    setting: Setting,
-    problem: Problem,
-    alpha: float,
-    warm: bool | Literal["theta"],
-    replacement: bool | None,
-    *,
-    T: int,
-    N: int = 2,
-) -> tuple[Array, Array]:
-    """phi_t of two replicas, measured and predicted, (2, T + 1, p)."""
-    beta = 0.1
-    seeds = (setting.seed, setting.seed + 1)
-    starts = [problem.phi0(generator(seed, "start")) for seed in seeds]
-    steps = {"K": 2, "N": N, "lower_step_size": alpha, "upper_step_size": beta}
-    law = []
-    for seed, start in zip(seeds, starts, strict=True):
-        stream = TaskStream(seed, pool=POOL, batch=BATCH, replacement=bool(replacement))
-        batches = [np.arange(POOL) if replacement is None else stream.index(t).numpy() for t in range(T)]
-        if isinstance(problem, Quadratic) and warm is True:
-            law.append(QuadraticTheory.of(problem).replay(start["phi"].numpy(), batches, **steps))
-        else:
-            law.append(written_out(problem, start, batches, **steps, warm=warm))
-
-    default = None if problem.constants else alpha  # which is 2 / (L + mu)
-    method = setting.method(lower_steps=2, lower_step_size=default, cg_steps=N, upper_step_size=beta, warm_start=warm)
-    trace = solve(
-        problem,
-        method,
-        iterations=T + 1,
-        batch=None if replacement is None else BATCH,
-        replacement=bool(replacement),
-        seed=setting.seed,
-        replicas=len(seeds),
-        probes=[Probe(f"phi_{j}", lambda snapshot, j=j: _flat(snapshot)[:, j]) for j in range(law[0].shape[-1])],
-        device=setting.device,
-    ).trace
-    measured = np.stack([trace[f"phi_{j}"].numpy().T for j in range(law[0].shape[-1])], axis=-1)
-    return measured, np.stack(law)
+def _replayed(setting: Setting, name: str, family: str, cells: tuple[Cell, ...], *, T: int, replicas: int) -> Evidence:
+    measured = [_measured(setting, family, cell, T, replicas) for cell in cells]
+    law = [_law(family, setting.seed, cell, T, replicas) for cell in cells]
+    return {f"{name}_phi": np.stack(measured), f"{name}_law": np.stack(law)}
 
 
-def _flat(snapshot: Snapshot) -> Tensor:
-    """phi of each replica as a row."""
-    (phi,) = snapshot.phi.values()
-    return phi.flatten(1)
+@cache  # of no method: the claim, its control and every planted error have the same
+def _law(family: str, seed: int, cell: Cell, T: int, replicas: int) -> Array:
+    """phi_t of the replicas and of the run without, which has the seed after theirs, (replicas + 1, T + 1, p)."""
+    problem, alpha = instance(family, seed)
+    seeds = range(seed, seed + replicas + 1)
+    starts = [problem.phi0(generator(each, "start")) for each in seeds]
+    batches = np.tile(np.arange(POOL), (len(seeds), T, 1))
+    if cell.replacement is not None:
+        streams = [TaskStream(each, pool=POOL, batch=BATCH, replacement=cell.replacement) for each in seeds]
+        batches = np.stack([[stream.index(t).numpy() for t in range(T)] for stream in streams])
+    steps = {"K": cell.K, "N": cell.N, "lower_step_size": alpha, "upper_step_size": BETA}
+    if isinstance(problem, Quadratic) and cell.warm is True:
+        theory = QuadraticTheory.of(problem)
+        runs = zip(starts, batches, strict=True)
+        return np.stack([theory.replay(start["phi"].numpy(), batch, **steps) for start, batch in runs])
+    return written_out(problem, starts, batches, **steps, warm=cell.warm)
+
+
+def _measured(setting: Setting, family: str, cell: Cell, T: int, replicas: int) -> Array:
+    """The same as the driver runs it: the replicas, if any, in one computation, and the run without replicas."""
+    problem, alpha = instance(family, setting.seed)
+    method = setting.method(
+        lower_steps=cell.K,
+        lower_step_size=None if problem.constants else alpha,  # which is 2 / (L + mu)
+        cg_steps=cell.N,
+        upper_step_size=BETA,
+        warm_start=cell.warm,
+    )
+    p = sum(tensor.numel() for tensor in problem.phi0(torch.Generator()).values())
+    found = []
+    for count, seed in ((replicas, setting.seed), (None, setting.seed + replicas))[not replicas :]:
+        trace = solve(
+            problem,
+            method,
+            iterations=T + 1,
+            batch=None if cell.replacement is None else BATCH,
+            replacement=bool(cell.replacement),
+            seed=seed,
+            replicas=count,
+            probes=[_coordinate(j) for j in range(p)],
+            device=setting.device,
+        ).trace
+        phi = np.stack([trace[f"phi_{j}"].numpy() for j in range(p)], axis=-1)  # (T + 1, p) or (T + 1, replicas, p)
+        found.append(phi.reshape(T + 1, -1, p).swapaxes(0, 1))
+    return np.concatenate(found)
+
+
+def _coordinate(j: int) -> Probe:
+    """Coordinate j of phi."""
+
+    def measure(snapshot: Snapshot) -> Tensor:
+        return flattened(snapshot.phi, lead=0 if snapshot.replicas is None else 1)[..., j]
+
+    return Probe(f"phi_{j}", measure)

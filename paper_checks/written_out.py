@@ -5,10 +5,11 @@ Only `lower`, `upper`, `embed`, `theta0` of the problem are shared with the meth
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.sparse.linalg import cg
 from torch import Tensor
@@ -18,10 +19,15 @@ from paper_checks.quadratic_theory import Array
 from problems import Parameters, Problem, Tasks
 
 
+def flattened(phi: Parameters, *, lead: int = 0) -> Tensor:
+    """phi as one row, (..., p): its tensors one after the other; `lead` counts the axes that are kept."""
+    return torch.cat([tensor.flatten(lead) for tensor in phi.values()], -1)
+
+
 def written_out(
     problem: Problem,
-    phi: Parameters,
-    batches: Iterable[Array],
+    starts: Sequence[Parameters],
+    batches: npt.NDArray[np.int64],
     *,
     K: int,
     N: int,
@@ -29,44 +35,60 @@ def written_out(
     upper_step_size: float,
     warm: bool | Literal["theta"],
 ) -> Array:
-    """phi_0, phi_1, ... as flat rows, (T + 1, p), from phi with one tensor and no replica axis, in float64.
+    """phi_0, ..., phi_T of R runs as flat rows, (R, T + 1, p), each from its own phi without replica axis, in float64.
 
-    `batches` hold indices of tasks; one that is drawn twice is solved once and counts twice. All tasks of the pool
-    take the K lower steps, those of the batch keep them.
+    `batches` (R, T, b) hold indices of tasks; one that is drawn twice is solved once and counts twice. All tasks of
+    the pool take the K lower steps, those of the batch keep them.
     """
-    ((name, x),) = phi.items()
+    slopes, hessians, crosses, upper_slopes, theta0 = _derivatives(problem, starts[0])
+    x = torch.stack([flattened(phi) for phi in starts])  # (R, p)
+    theta = theta0(x)  # (R, M, q)
+    v = np.zeros(theta.shape)
+    iterates = [x]
+    for t in range(batches.shape[1]):
+        last = theta if warm else theta0(x)
+        for _ in range(K):
+            last = last - lower_step_size * slopes(x, last)
+        direct, b = upper_slopes(x, last)
+        H = hessians(x, last).numpy()
+        theta = theta.clone()
+        for r, i in sorted({(r, int(task)) for r, batch in enumerate(batches[:, t]) for task in batch}):
+            theta[r, i] = last[r, i]
+            start = v[r, i] if warm is True else np.zeros(len(v[r, i]))
+            v[r, i], _ = cg(H[r, i], b[r, i].numpy(), x0=start, rtol=0.0, atol=0.0, maxiter=N)
+        each = direct - torch.einsum("rmqp,rmq->rmp", crosses(x, last), torch.from_numpy(v))
+        d = torch.stack([each[r, torch.from_numpy(batch)].mean(0) for r, batch in enumerate(batches[:, t])])
+        x = x - upper_step_size * d
+        iterates.append(x)
+    return torch.stack(iterates, 1).numpy()
+
+
+def _derivatives(problem: Problem, like: Parameters) -> tuple[Any, ...]:
+    """Functions of flat phi (R, p) and theta (R, M, q), for every run and every task of the pool.
+
+    dg/dtheta (R, M, q), d2g/dtheta2 (R, M, q, q), d2g/dphi dtheta (R, M, q, p), the pair of df/dphi (R, M, p) and
+    df/dtheta (R, M, q); and theta0 (R, M, q) of phi alone.
+    """
     pool = problem.sample(None, torch.Generator())
-    each = (pool.index, pool.tensors)
+    shapes = {name: tensor.shape for name, tensor in like.items()}
+
+    def shaped(x: Tensor) -> Parameters:
+        pieces = x.split([shape.numel() for shape in shapes.values()])
+        return {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
     def objective(which: str) -> Any:
         def one(x: Tensor, theta: Tensor, index: Tensor, tensors: dict[str, Tensor]) -> Tensor:
             task = Tasks(index[None], **{key: tensor[None] for key, tensor in tensors.items()})
-            return getattr(problem, which)(problem.embed({name: x}, task), theta[None], task)[0]
+            return getattr(problem, which)(problem.embed(shaped(x), task), theta[None], task)[0]
 
         return one
 
-    g, f = objective("lower"), objective("upper")
-    of_tasks = lambda function: vmap(function, (None, 0, 0, 0))  # noqa: E731
-    slope, hessian = of_tasks(grad(g, argnums=1)), of_tasks(jacrev(grad(g, argnums=1), argnums=1))
-    cross = of_tasks(jacrev(grad(g, argnums=1), argnums=0))  # (M, q, *shape of phi)
-    upper_slopes = of_tasks(grad(f, argnums=(0, 1)))
+    def of_all(function: Any) -> Any:
+        of_tasks = vmap(function, (None, 0, 0, 0))
+        return vmap(lambda x, theta: of_tasks(x, theta, pool.index, pool.tensors))
 
-    theta = problem.theta0(phi, pool)
-    v = np.zeros(theta.shape)
-    iterates = [x.flatten().numpy()]
-    for batch in batches:
-        last = theta if warm else problem.theta0({name: x}, pool)
-        for _ in range(K):
-            last = last - lower_step_size * slope(x, last, *each)
-        direct, b = upper_slopes(x, last, *each)
-        H = hessian(x, last, *each).numpy()
-        drawn = sorted({int(task) for task in batch})
-        theta = theta.clone()
-        theta[drawn] = last[drawn]
-        for i in drawn:
-            start = v[i] if warm is True else np.zeros(len(v[i]))
-            v[i], _ = cg(H[i], b[i].numpy(), x0=start, rtol=0.0, atol=0.0, maxiter=N)
-        product = torch.einsum("mi...,mi->m...", cross(x, last, *each), torch.from_numpy(v))
-        x = x - upper_step_size * (direct - product)[torch.from_numpy(np.asarray(batch))].mean(0)
-        iterates.append(x.flatten().numpy())
-    return np.stack(iterates)
+    slope = grad(objective("lower"), argnums=1)
+    hessian, cross = jacrev(slope, argnums=1), jacrev(slope, argnums=0)
+    upper_slopes = grad(objective("upper"), argnums=(0, 1))
+    theta0 = vmap(lambda x: problem.theta0(shaped(x), pool))
+    return *map(of_all, (slope, hessian, cross, upper_slopes)), theta0

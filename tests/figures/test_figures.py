@@ -20,7 +20,7 @@ from tests.figures.evidence import MAKERS, make
 SIZES = (1, 6)  # one horizon a series, and about as many as the claims have
 # Measured quantities, and where each is what a figure predicts on its own, the law that predicts it
 MEASURED = {
-    "algorithm_replay": ("quadratic_phi", "heads_phi", "representation_phi"),
+    "algorithm_replay": ("quadratic_phi", "heads_phi", "representation_phi", "two_tensors_phi"),
     "hypergradient_error": ("tight_error", "identity_measured", "bound_error"),
     "cg_rate": ("ratio", "random_ratio"),
     "deterministic_exact": ("floor", "grad_norm_sq_0"),
