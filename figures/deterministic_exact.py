@@ -13,12 +13,13 @@ from figures.marks import (
     key,
     legend,
     level,
+    measured,
     panels,
     predicted,
     shared_legend,
     trace,
 )
-from figures.style import CYCLE, EXACT, GREY, Evidence, Series, paper_style
+from figures.style import BLACK, CYCLE, EXACT, GREY, Evidence, Series, paper_style
 
 ROUNDING = 1e-18  # of V_t: below it the claim does not judge a decrease
 SHOWN = 0.1  # of the guaranteed decrease: the least that panel c shows
@@ -26,14 +27,18 @@ SHOWN = 0.1  # of the guaranteed decrease: the least that panel c shows
 
 @paper_style()
 def draw(evidence: Evidence) -> Figure:
-    """a: |grad Phi|^2; b: V_t; c: the decrease of V over the guaranteed one; d: the floor with v cold."""
+    """a: |grad Phi|^2, on logistic heads as well; b: V_t; c: its decrease over the guaranteed; d: the floor of cold v."""
     figure, (gradient, potential, decrease, floor) = panels(2, 2, height=5.4)
     cells = [_cell(k, *numbers) for k, numbers in enumerate(evidence["cells"])]
-    _gradient(gradient, evidence, cells)
+    heads = [
+        Series(BLACK, marker, f"heads, $K = {K:g},\\ N = {N:g}$")
+        for marker, (K, N) in zip("ox", evidence["curved_cells"], strict=True)
+    ]
+    _gradient(gradient, evidence, cells, heads)
     _potential(potential, evidence, cells)
     _decrease(decrease, evidence, cells)
     _floor(floor, evidence)
-    shared_legend(figure, *map(key, cells), columns=3)
+    shared_legend(figure, *map(key, [*cells, *heads]), columns=4)
     return figure
 
 
@@ -41,12 +46,14 @@ def _cell(number: int, kappa: float, K: float, N: float) -> Series:
     return Series(*CYCLE[number % len(CYCLE)], rf"$\kappa = {kappa:g},\ K = {K:g},\ N = {N:g}$")
 
 
-def _gradient(axes: Axes, evidence: Evidence, cells: list[Series]) -> None:
+def _gradient(axes: Axes, evidence: Evidence, cells: list[Series], heads: list[Series]) -> None:
     for k, series in enumerate(cells):
         squares = evidence[f"grad_norm_sq_{k}"]
         T = np.arange(1, len(squares) + 1)
         trace(axes, T, squares, series)
         predicted(axes, T, 2 * evidence[f"V_{k}"][0] / (evidence["beta"][k] * T), series.colour)
+    for k, series in enumerate(heads):
+        measured(axes, evidence[f"curved_t_{k}"] + 1, evidence[f"curved_grad_norm_sq_{k}"], series, label="")
     level(axes, EXACT)
     describe(axes, x="$T = t + 1$ (upper iterations)", y=r"$\|\nabla\Phi(\phi_t)\|^2$", logarithmic="xy")
     bound = dashed(r"bound $2 V_0 / (\beta T)$ on the mean", GREY)

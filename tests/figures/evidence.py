@@ -85,7 +85,11 @@ def deterministic_exact(n):
     kappa, N = grid([10.0, 100.0], np.arange(1, n + 1))
     floor = 0.5 * np.exp(-N / np.sqrt(kappa))
     floors = {"floor_kappa": kappa, "floor_N": N, "floor": floor, "floor_law": floor}
-    return {"cells": cells, **found, "beta": np.full(6, 0.1), **floors}
+    heads = {"curved_cells": [(1, 1), (3, 2)]}
+    for k in range(2):
+        t = np.linspace(0, 40 * (k + 1) * n, 10)
+        heads |= {f"curved_t_{k}": t, f"curved_grad_norm_sq_{k}": np.exp(-55 * t / t[-1])}
+    return {"cells": cells, **found, "beta": np.full(6, 0.1), **heads, **floors}
 
 
 def representation(n):

@@ -23,7 +23,7 @@ MEASURED = {
     "algorithm_replay": ("quadratic_phi", "heads_phi", "representation_phi", "two_tensors_phi"),
     "hypergradient_error": ("tight_error", "identity_measured", "bound_error"),
     "cg_rate": ("ratio", "random_ratio"),
-    "deterministic_exact": ("floor", "grad_norm_sq_0"),
+    "deterministic_exact": ("floor", "grad_norm_sq_0", "curved_grad_norm_sq_1"),
     "representation": ("warm", "cold", "trap_square"),
     "cold_start_floor": ("K_floor", "N_floor"),
     "step_size_limit": ("critical", "growth", "cold_H", "floor_trace", "warm_trace_0"),
