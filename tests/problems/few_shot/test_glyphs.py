@@ -128,6 +128,11 @@ def test_the_cache_is_where_the_variable_says(tmp_path, monkeypatch):
     assert [path.name[:7] for path in tmp_path.iterdir()] == ["glyphs-"]
 
 
+def test_no_progress_is_shown_where_nobody_watches(tmp_path, capfd):
+    glyphs("easy", cache=tmp_path, **SIZE | {"classes": (1, 1, 1), "progress": True})
+    assert capfd.readouterr() == ("", "")
+
+
 def accuracy(images, episodes=100):
     """Of the nearest class mean of the pixels, 5-way 5-shot: mean over episodes and its standard error."""
     rng = np.random.default_rng(0)
