@@ -6,7 +6,10 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +24,10 @@ Array = npt.NDArray[Any]
 
 VERSION = 1  # of what is kept
 HEADER = 2**16  # bytes of a source that its fingerprint reads
+ABANDONED = 3600  # seconds without a write
 MANY = 16  # sources; where there are more, of each only name, size and time are in the fingerprint
+
+_DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,11 @@ def converted(
     Raises ValueError on images of several sizes, or more or fewer than there are labels, OSError on a full disk.
     """
     kept = request.cache / "converted" / fingerprint(sources, f"{recipe} {prefix} {request.size}", request.folder)
-    try:
+    with suppress(*_DAMAGED):
         return _kept(kept)
-    except (OSError, ValueError, KeyError):
-        partial = kept.with_name(f".{kept.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    _discard_abandoned(kept)
+    partial = Path(tempfile.mkdtemp(prefix=f".{kept.name}.", suffix=".partial", dir=kept.parent))
     try:
         _convert(read(), partial, prefix, f"{recipe} in {request.folder}", request.advance)
         _put(partial, kept)
@@ -141,6 +146,14 @@ def _put(partial: Path, kept: Path) -> None:
     except OSError:  # another process was first, or what is there is damaged
         try:
             _kept(kept)
-        except (OSError, ValueError, KeyError):
+        except _DAMAGED:
             shutil.rmtree(kept)
             partial.rename(kept)
+
+
+def _discard_abandoned(kept: Path) -> None:
+    """Removes what processes left that were killed: a conversion that goes on writes more often than that."""
+    for partial in kept.parent.glob(f".{kept.name}.*.partial"):
+        written = [path.stat().st_mtime for path in (partial, *partial.iterdir())]
+        if time.time() - max(written) > ABANDONED:
+            shutil.rmtree(partial, ignore_errors=True)
