@@ -27,7 +27,7 @@ SHOWN = 0.1  # of the guaranteed decrease: the least that panel c shows
 
 @paper_style()
 def draw(evidence: Evidence) -> Figure:
-    """a: |grad Phi|^2, on logistic heads as well; b: V_t; c: its decrease over the guaranteed; d: the floor of cold v."""
+    """a: |grad Phi|^2, also on logistic heads; b: V_t; c: its decrease over the guaranteed; d: the floor of cold v."""
     figure, (gradient, potential, decrease, floor) = panels(2, 2, height=5.4)
     cells = [_cell(k, *numbers) for k, numbers in enumerate(evidence["cells"])]
     heads = [

@@ -10,10 +10,12 @@ Predicted.
     (1) Huber: the number of iterates until |grad Phi|^2 <= eps is the integer ceil((2 L Delta / eps + 1) / 2), which no
     method of its class improves. (2) Random quadratics: hitting times of the running average at most T_eps, oracle
     calls growing like 1/eps with slope 1 (which tells an exact run from one with a floor, not one rate from
-    another). (3) Counted calls equal declared calls, as integers.
+    another). (3) Counted calls equal declared calls, as integers; on softmax heads, without closed forms, an iteration
+    evaluates g K + 2 times a task, f twice, and differentiates grad g once for every product.
 Measured.
     Runs on Huber that stop at the threshold; one long run on a quadratic, with the calls it counted. In (3) the calls
-    are counted twice, by the oracle and by the problem itself.
+    are counted twice, by the oracle and behind its back: by the closed forms of a quadratic, and by g, f and hooks in
+    the graph of softmax heads.
 Refuted by.
     One iterate more or less on Huber, a hitting time above T_eps, a slope off 1 by 0.01, one call too many or few.
 Source.
@@ -34,10 +36,12 @@ from convergence.rates import hitting_time, log_log_slope, running_average
 from paper_checks.claim import Comparison, Evidence, Setting, at_most, equal
 from paper_checks.lyapunov import Lyapunov, potential
 from paper_checks.planted import OneLowerStepFewer
-from problems import Huber, Parameters, Quadratic, Tasks
+from problems import Huber, Parameters, ProxSoftmax, Quadratic, Tasks
 
 PLANTED = "one lower gradient step fewer than declared"
 CALLS = ("lower_gradient", "hvp", "cross_product", "upper_gradient")
+EVALUATIONS = ("values of g", "values of f", "derivatives of grad g")
+FAMILIES, STARTS = ("quadratic", "heads"), {"warm": True, "cold": False, "warm theta": "theta"}
 
 
 def run(setting: Setting) -> Evidence:
@@ -55,14 +59,21 @@ def judge(evidence: Evidence) -> list[Comparison]:
     e = evidence
     slope = log_log_slope(1 / e["eps"], e["calls_at_hit"])
     eps = [f"eps {value:g}" for value in e["huber_eps"]]
-    counts = [f"{name}, {case}" for case in ("warm", "cold", "warm theta") for name in CALLS]
+    counts = [f"{name}, {family}, {start}" for family in FAMILIES for start in STARTS for name in CALLS]
+    graphs = [f"{name}, {start}" for start in STARTS for name in EVALUATIONS]
     return [
         equal("iterates until |grad Phi|^2 <= eps, Huber", e["huber_hit"], e["huber_law"], cells=eps),
         at_most("hitting time / T_eps", e["hit"] / e["T_eps"], 1.0, cells=[f"eps {value:g}" for value in e["eps"]]),
         equal("slope of oracle calls in 1/eps", slope.value, 1.0, absolute=0.01),
         equal("declared calls = K, N (N + 1 warm), 1, 1 a task", e["declared"], e["stated"], cells=counts),
         equal("calls counted by the oracle = declared", e["counted"], e["declared"], cells=counts),
-        equal("calls counted by the problem = declared", e["evaluated"], e["declared"], cells=counts),
+        equal(
+            "calls counted by a quadratic = declared",
+            e["evaluated"],
+            e["declared"][: len(e["evaluated"])],
+            cells=counts,
+        ),
+        equal("evaluations counted by heads = stated", e["graph_evaluated"], e["graph_stated"], cells=graphs),
     ]
 
 
@@ -125,17 +136,27 @@ def _hitting_times(setting: Setting) -> Evidence:
 
 
 def _counts(setting: Setting) -> Evidence:
-    counted, declared, evaluated, stated = [], [], [], []
-    for warm in (True, False, "theta"):
-        problem = _Counting.of(Quadratic.random(tasks=8, p=3, q=4, kappa=5.0, seed=setting.seed))
-        method = setting.method(lower_steps=4, cg_steps=3, upper_step_size=0.1, warm_start=warm)
-        result = solve(problem, method, iterations=7, batch=3, seed=setting.seed, device=setting.device)
-        counted += [result.calls[name] for name in CALLS]
-        formula = {"lower_gradient": 4, "hvp": 3 + (warm is True), "cross_product": 1, "upper_gradient": 1}
-        declared += [7 * method.declared_calls(3)[name] for name in CALLS]
-        stated += [7 * 3 * formula[name] for name in CALLS]
-        evaluated += [problem.evaluated[name] for name in CALLS]
-    found = {"counted": counted, "declared": declared, "evaluated": evaluated, "stated": stated}
+    names = ("counted", "declared", "stated", "evaluated", "graph_evaluated", "graph_stated")
+    found: dict[str, list[float]] = {name: [] for name in names}
+    quadratic = Quadratic.random(tasks=8, p=3, q=4, kappa=5.0, seed=setting.seed)
+    heads = ProxSoftmax.random(tasks=8, classes=2, features=2, examples=6, seed=setting.seed)
+    T, b, K, N = 7, 3, 4, 3
+    for family in FAMILIES:
+        for warm in STARTS.values():
+            problem = _Counting.of(quadratic) if family == "quadratic" else _Watched.of(heads)
+            method = setting.method(lower_steps=K, cg_steps=N, upper_step_size=0.1, warm_start=warm)
+            result = solve(problem, method, iterations=T, batch=b, seed=setting.seed, probes=(), device=setting.device)
+            stated = {"lower_gradient": K, "hvp": N + (warm is True), "cross_product": 1, "upper_gradient": 1}
+            found["counted"] += [result.calls[name] for name in CALLS]
+            found["declared"] += [T * method.declared_calls(b)[name] for name in CALLS]
+            found["stated"] += [T * b * stated[name] for name in CALLS]
+            if family == "quadratic":
+                found["evaluated"] += [problem.evaluated[name] for name in CALLS]
+            else:
+                # g: K gradients, one for all HVPs, one for the cross product; f: its slope, and the last line
+                graph = (K + 2, 2, stated["hvp"] + stated["cross_product"])
+                found["graph_evaluated"] += [problem.evaluated[name] for name in EVALUATIONS]
+                found["graph_stated"] += [T * b * count for count in graph]
     return {name: np.array(values, float) for name, values in found.items()}
 
 
@@ -170,3 +191,36 @@ class _Counting(Quadratic):
         """Counted."""
         self.evaluated["cross_product"] += theta.shape[-2]
         return super().surrogate_gradient(phi, features, theta, v, tasks)
+
+
+class _Watched(ProxSoftmax):
+    """Softmax heads that count the rows for which g and f are evaluated and grad g is differentiated."""
+
+    evaluated: dict[str, int]
+
+    @classmethod
+    def of(cls, problem: ProxSoftmax) -> _Watched:
+        """The same problem, counting."""
+        watched = cls(**problem.data, classes=problem.outputs, prox=problem.prox, regulariser=problem.regulariser)
+        watched.evaluated = dict.fromkeys(EVALUATIONS, 0)
+        return watched
+
+    def lower(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        """Counted, with a hook on the gradient that fires whenever that is differentiated."""
+        self.evaluated["values of g"] += len(tasks)
+        seen = theta.view_as(theta)  # whose gradient is grad g, on its way to theta
+        if seen.requires_grad:
+            seen.register_hook(self._watch)
+        return super().lower(features, seen, tasks)
+
+    def upper(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        """Counted."""
+        self.evaluated["values of f"] += len(tasks)
+        return super().upper(features, theta, tasks)
+
+    def _watch(self, gradient: Tensor) -> None:
+        if gradient.requires_grad:  # a graph is kept, to differentiate it
+            gradient.register_hook(self._differentiated)
+
+    def _differentiated(self, upstream: Tensor) -> None:
+        self.evaluated["derivatives of grad g"] += upstream.shape[-2]

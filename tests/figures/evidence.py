@@ -75,7 +75,9 @@ def lyapunov_decrease(n):
         f"grad_norm_sq_{k}": (k + 1) * squares / 2 for k in range(6)
     }
     drift = {"drift": [0.0, 0, 0.3, 0.1, 0.2, 0.2], "allowed_drift": [np.inf, np.inf, 0.6, 4.0, 9.0, 2.0]}
-    return {"cells": cells, **found, "beta": np.full(6, 0.1), **drift}
+    lemma = {"lemma_beta": [0.1, 0.1], "theorem_beta": [0.12, 2.0], "first_steps": [3, 4], "pull": [0.0, 30.0]}
+    kept = {"direction": [0.1, 0.9], "v_error": [1e-3, 1e-3], "theta_error": [1.0, 1.0], "drift_beyond": [0.2, 1.05]}
+    return {"cells": cells, **found, "beta": np.full(6, 0.1), **drift, **lemma, **kept}
 
 
 def deterministic_exact(n):
@@ -235,7 +237,8 @@ def complexity(n):
     hit = np.ceil(12 / eps)
     counts = np.array([84.0, 84, 21, 21, 84, 63, 21, 21, 84, 63, 21, 21])
     quadratics = {"eps": eps, "hit": hit, "T_eps": np.ceil(20 / eps), "calls_at_hit": 50 * hit, "average": 1 / hit}
-    calls = dict.fromkeys(("counted", "declared", "evaluated", "stated"), counts)
+    calls = dict.fromkeys(("counted", "declared", "stated"), np.tile(counts, 2)) | {"evaluated": counts}
+    calls |= dict.fromkeys(("graph_evaluated", "graph_stated"), np.array([126.0, 42, 105, 126, 42, 84, 126, 42, 84]))
     return {"huber_eps": eps, "huber_hit": huber, "huber_law": huber, **quadratics, **calls}
 
 

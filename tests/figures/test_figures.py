@@ -36,7 +36,7 @@ MEASURED = {
     "sample_complexity": ("iid_samples", "pool_samples", "iid_hit", "pool_hit", "fixed_average"),
     "stale_warm_start": ("average", "moment", "N_moment", "all_tasks_1"),
     "stationary_moment": ("moment", "curve", "limit", "sample_square", "path_mean", "path_square"),
-    "complexity": ("huber_hit", "counted", "evaluated"),
+    "complexity": ("huber_hit", "counted", "evaluated", "graph_evaluated"),
     "counterexamples": ("diverging", "quartic", "singular", "heavy_median", "noisy", "mean", "coupled_moves"),
 }
 LAWS = {
