@@ -66,35 +66,34 @@ class Lyapunov:
 
 @dataclass(frozen=True)
 class Drift:
-    """Lemma 2: what keeps s <= s_bar in every step, for any K, N >= 1, where |grad_phi f| <= `slope`.
+    """Lemma 2: s <= `allowed` in every step, for any K, N >= 1 and rho_2 > 0, where |grad_phi f| <= slope.
 
-    beta <= `largest_step`, and |theta^0 - theta*_0| <= s_bar / 4, which `first_steps` lower steps reach.
+    It asks for beta <= `largest_step` and |theta^0 - theta*_0| <= allowed / 4, see `first_steps`. What its induction
+    keeps in every step: an error of v of at most `v_error` in the energy norm, |d| <= `direction`, and an error of
+    theta of at most allowed / 4.
     """
 
+    allowed: float
+    v_error: float
+    direction: float
     largest_step: float
-    first_steps: int
 
     @classmethod
     def of(
-        cls,
-        constants: Constants,
-        *,
-        lower_steps: int,
-        cg_steps: int,
-        lower_step_size: float,
-        slope: float,
-        distance: float,
-        v_error: float,
+        cls, constants: Constants, *, lower_steps: int, cg_steps: int, lower_step_size: float, slope: float
     ) -> Drift:
-        """From D_0 = `distance` and |v^0 - v*_0| in the energy norm, `v_error`."""
+        """s_bar, E_bar, D_bar and beta, v from 0: |v^0 - v*_0| <= |v*_0| <= B / sqrt(mu) in the energy norm."""
         c, tau = constants, constants.L_c / constants.mu
-        varrho = c.lower_contraction(lower_step_size)
+        varrho_K = c.lower_contraction(lower_step_size) ** lower_steps
         s_bar = Lyapunov.of(c, lower_steps=lower_steps, cg_steps=cg_steps, lower_step_size=lower_step_size).drift
-        largest_error = max(v_error, 2 * math.sqrt(c.L) * c.nu * c.mu / c.rho_2)
-        direction = slope + c.L_c * (c.B / c.mu + largest_error / math.sqrt(c.mu))
-        lag = 2 * varrho**lower_steps * tau / (1 - varrho**lower_steps)
-        first = math.ceil(math.log(4 * distance / s_bar) / math.log(1 / varrho))
-        return cls(s_bar / (2 * direction * (1 + 2 * tau + lag)), max(first, 0))
+        E_bar = max(c.B / math.sqrt(c.mu), 2 * math.sqrt(c.L) * c.nu * c.mu / c.rho_2)
+        D_bar = slope + c.L_c * (c.B / c.mu + E_bar / math.sqrt(c.mu))
+        return cls(s_bar, E_bar, D_bar, s_bar / (2 * D_bar * (1 + 2 * tau + 2 * varrho_K * tau / (1 - varrho_K))))
+
+    def first_steps(self, constants: Constants, *, lower_step_size: float, distance: float) -> int:
+        """The lower steps, once at the start, that bring |theta - theta*_0| from `distance` to allowed / 4."""
+        varrho = constants.lower_contraction(lower_step_size)
+        return max(math.ceil(math.log(4 * distance / self.allowed) / math.log(1 / varrho)), 0)
 
 
 def potential(problem: Quadratic, beta: float, lyapunov: Lyapunov) -> Probe:
@@ -118,14 +117,27 @@ def reference_potential(problem: Problem, optimum: float, beta: float, lyapunov:
     """V_t of any problem: Phi and theta* by damped Newton, v* and the energy norm from dense Hessians (torch.func)."""
 
     def measure(snapshot: Snapshot) -> Tensor:
-        theta, v, exact = snapshot.step.theta, snapshot.step.v, snapshot.reference()
-        H, slope = dense_system(problem, snapshot.phi, theta, snapshot.pool)
-        e = v - torch.linalg.solve(H, slope)
-        a = (theta - exact.theta).square().sum(-1).mean()
-        b = torch.einsum("mi,mij,mj->m", e, H, e).mean()
-        return exact.value - optimum + beta * (lyapunov.P * a + lyapunov.Q * b)
+        a, b = (errors.mean() for errors in _squared_errors(problem, snapshot))
+        return snapshot.reference().value - optimum + beta * (lyapunov.P * a + lyapunov.Q * b)
 
     return Probe("V", measure, of_step=True)
+
+
+def error_probes(problem: Problem) -> tuple[Probe, Probe]:
+    """max_i |theta_i - theta_i*| and max_i |v_i - v_i*| in the energy norm, as Lemma 2 bounds them."""
+
+    def measure(which: int, snapshot: Snapshot) -> Tensor:
+        return _squared_errors(problem, snapshot)[which].max().sqrt()
+
+    return tuple(Probe(name, partial(measure, k), of_step=True) for k, name in enumerate(("theta_error", "v_error")))
+
+
+def _squared_errors(problem: Problem, snapshot: Snapshot) -> tuple[Tensor, Tensor]:
+    """Of theta_i, and of v_i in the energy norm at (phi, theta_i), each (M,)."""
+    theta, v = snapshot.step.theta, snapshot.step.v
+    H, slope = dense_system(problem, snapshot.phi, theta, snapshot.pool)
+    e = v - torch.linalg.solve(H, slope)
+    return (theta - snapshot.reference().theta).square().sum(-1), torch.einsum("mi,mij,mj->m", e, H, e)
 
 
 def drift_probe() -> Probe:
@@ -164,9 +176,12 @@ def upper_minimum(problem: Problem, phi: Parameters, *, iterations: int = 500) -
     """
     (name,) = phi
     pool = problem.sample(None, torch.Generator())
+    near = None
 
     def objective(x: Array) -> tuple[float, Array]:
-        exact = reference(problem, {name: torch.as_tensor(x).view_as(phi[name])}, pool)
+        nonlocal near  # theta* of the point before: where Newton starts
+        exact = reference(problem, {name: torch.as_tensor(x).view_as(phi[name])}, pool, start=near)
+        near = exact.theta
         return float(exact.value), exact.hypergradient[name].flatten().numpy()
 
     start = phi[name].detach().cpu().double().flatten().numpy()

@@ -1,22 +1,26 @@
 """The Lyapunov function measured two ways, its constants, and Lemma 2, against what they promise."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convergence import MemoryReduced, Oracle, run
+from convergence import MemoryReduced, Oracle, reference, run
+from paper_checks.far_heads import FarStart
 from paper_checks.lyapunov import (
     Drift,
     Lyapunov,
     dense_system,
     drift_probe,
+    error_probes,
     potential,
     reference_potential,
     upper_minimum,
 )
-from problems import PROBLEMS, Constants, ProxLogistic, Quadratic
+from problems import PROBLEMS, Constants, Quadratic
 from tests.strategies import normal
 from tests.twins import Twin
 
@@ -57,7 +61,7 @@ def test_v_that_moves_with_theta_alone_allows_a_larger_step_and_a_constant_hessi
     c_a, c_b, Q = (1 / 16) * 4 / (3 / 4), (1 / 4) * 3 * 0.49 / (1 / 2), 4 / (1 / 2)
     P = (2.25 + 8 * Q * c_b) / (3 / 4)
     for found, moves in ((general, 1 + 2 * 2), (alone, 2 * 2)):
-        assert (found.P, found.Q) == pytest.approx((P, Q), rel=1e-12)
+        assert pytest.approx((P, Q), rel=1e-12) == (found.P, found.Q)
         W = P * c_a + 2 * moves**2 * Q * c_b
         assert found.largest_step == pytest.approx(1 / (2 * W**0.5), rel=1e-12)
 
@@ -105,17 +109,76 @@ def test_the_drift_is_the_way_of_phi_and_of_the_farthest_theta():
         assert float(drift[t]) == pytest.approx(way + farthest, rel=1e-12)
 
 
-def test_lemma_2_asks_for_more_first_steps_from_farther_and_a_smaller_beta_for_larger_directions():
-    constants = ProxLogistic.random(tasks=3, q=3, examples=9, prox=0.5, seed=0).constants
-    options = {"lower_steps": 2, "cg_steps": 1, "lower_step_size": constants.lower_step_size, "v_error": 0.0}
-    near = Drift.of(constants, **options, slope=0.0, distance=1e-6)
-    far = Drift.of(constants, **options, slope=0.0, distance=1e3)
-    steep = Drift.of(constants, **options, slope=100.0, distance=1e-6)
-    assert near.first_steps == 0 < far.first_steps
-    assert steep.largest_step < near.largest_step == far.largest_step
-    varrho = constants.lower_contraction(constants.lower_step_size)
-    s_bar = Lyapunov.of(constants, lower_steps=2, cg_steps=1, lower_step_size=constants.lower_step_size).drift
-    assert 1e3 * varrho**far.first_steps <= s_bar / 4 < 1e3 * varrho ** (far.first_steps - 1)
+def test_the_constants_of_lemma_2_by_hand():
+    c = Constants(mu=1.0, L=3.0, L_c=2.0, rho_1=0.0, rho_2=0.5, B=0.4, Lambda=1.5, tau=2.0, nu=0.7, L_Phi=4.0)
+    # varrho = 1/2, K = 2: 1/4; chi_1 = 1/2, s_bar = 1 * (1/2) / (1/2 * 1/2) = 2
+    found = Drift.of(c, lower_steps=2, cg_steps=1, lower_step_size=0.5, slope=0.3)
+    E_bar = max(0.4, 2 * 3**0.5 * 0.7 / 0.5)
+    D_bar = 0.3 + 2 * (0.4 + E_bar)
+    assert (found.allowed, found.v_error, found.direction) == pytest.approx((2.0, E_bar, D_bar), rel=1e-12)
+    assert found.largest_step == pytest.approx(2 / 2 / (D_bar * (1 + 4 + 2 * (1 / 4) * 2 / (3 / 4))), rel=1e-12)
+    # s_bar / 4 = 1/2 from 8 by halving: 4 steps; from a little more 5, from nearby none
+    steps = [found.first_steps(c, lower_step_size=0.5, distance=distance) for distance in (8.0, 8.1, 0.5, 1e-6)]
+    assert steps == [4, 5, 0, 0]
+    # Where v* is far the start of v decides: |v^0 - v*_0| <= B / sqrt(mu)
+    far = Drift.of(replace(c, B=1e3), lower_steps=2, cg_steps=1, lower_step_size=0.5, slope=0.0)
+    assert far.v_error == pytest.approx(1e3, rel=1e-12)
+
+
+def test_the_error_probes_measure_theta_and_v_of_the_worst_task():
+    problem = Quadratic.random(tasks=3, p=2, q=3, kappa=4.0, seed=1)
+    pool, states = problem.sample(None, torch.Generator()), []
+
+    def keep(snapshot):
+        states.append((snapshot.phi, snapshot.step.theta, snapshot.step.v))
+        return torch.zeros((), dtype=torch.float64)
+
+    method = MemoryReduced(lower_steps=1, cg_steps=1, upper_step_size=0.1)
+    trace = run(problem, method, iterations=3, probes=(*error_probes(problem), keep)).trace
+    for t, (phi, theta, v) in enumerate(states):
+        away = theta - problem.lower_solution(phi, pool)
+        e = v - torch.linalg.solve(pool.A, torch.einsum("mij,mj->mi", pool.Q, theta - pool.u))
+        energy = torch.einsum("mi,mij,mj->m", e, pool.A, e)
+        assert float(trace["theta_error"][t]) == pytest.approx(float(away.norm(dim=-1).max()), rel=1e-9)
+        assert float(trace["v_error"][t]) == pytest.approx(float(energy.max()) ** 0.5, rel=1e-9)
+
+
+def test_the_pull_of_far_heads_is_bounded_by_its_slope_and_its_curvature():
+    problem = FarStart.of(lower_steps=3, cg_steps=1, pull=5.0, seed=1).problem
+    heads = FarStart.of(lower_steps=3, cg_steps=1, pull=0.0, seed=1).problem
+    pool, theta = problem.sample(None, torch.Generator()), torch.zeros(problem.tasks, problem.q, dtype=torch.float64)
+
+    def pull(x):
+        return (problem.upper({"centre": x}, theta, pool) - heads.upper({"centre": x}, theta, pool)).mean()
+
+    for size in (0.0, 1e-3, 1.0, 100.0):
+        x = size * problem.width * normal(3, problem.q)
+        assert float(torch.func.grad(pull)(x).norm()) <= problem.slope
+        curvature = torch.linalg.eigvalsh(torch.func.jacrev(torch.func.grad(pull))(x))
+        assert float(curvature.max()) <= problem.slope / problem.width * (1 + 1e-9)
+        away = problem.width * ((1 + (x / problem.width).square().sum()) ** 0.5 - 1)
+        assert float(pull(x)) == pytest.approx(problem.slope * float(away), rel=1e-6, abs=1e-9)
+    assert problem.constants.kappa == pytest.approx(2.0, rel=1e-12)
+    assert problem.constants.L_Phi == pytest.approx(heads.constants.L_Phi + problem.slope / problem.width, rel=1e-12)
+
+
+def test_without_the_first_steps_the_drift_condition_of_lemma_2_breaks():
+    far = FarStart.of(lower_steps=1, cg_steps=1, pull=0.0, seed=0)
+    method = MemoryReduced(lower_steps=1, cg_steps=1, upper_step_size=far.lemma.largest_step)
+
+    def drift():
+        trace = run(far.problem, method, iterations=3, phi0=far.phi, probes=(drift_probe(), *error_probes(far.problem)))
+        return float(trace.trace["drift"].max()) / far.lemma.allowed, float(trace.trace["theta_error"][0])
+
+    kept, error = drift()
+    assert far.first_steps == 3
+    assert error == pytest.approx(far.lemma.allowed / 4, rel=1e-6)  # the losses are flat: no slack in the start
+    assert kept < 1
+    # As far out as theta was before the first steps, which lie in a line with theta* where the losses are flat
+    star = reference(far.problem, far.phi, far.problem.sample(None, torch.Generator())).theta
+    varrho = far.problem.constants.lower_contraction(far.problem.constants.lower_step_size)
+    far.problem.start = star + (far.problem.start - star) / varrho ** (far.first_steps - 1)
+    assert drift()[0] > 1
 
 
 def test_a_minimum_that_is_not_reached_is_refused():
