@@ -103,6 +103,16 @@ class TiredStep(MemoryReduced):
         return right._replace(phi=shorter, state=(t + 1, right.state))
 
 
+class FirstTensorOnly(MemoryReduced):
+    """Where phi has several tensors, only the first of them moves."""
+
+    def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: Any) -> Step:
+        right = super().step(oracle, phi, tasks, state)
+        first, *_ = phi
+        d = {name: dx if name == first else torch.zeros_like(dx) for name, dx in right.direction.items()}
+        return moved(self, phi, right, d)
+
+
 # ---- the lower level
 
 
@@ -114,6 +124,25 @@ class StepOfTheSmoothness(MemoryReduced):
         if self.lower_step_size is not None:
             return right
         return replace(right, step_size=1 / oracle.problem.constants.L)
+
+
+class MoreStepsWithoutClosedForms(MemoryReduced):
+    """K + 2 lower steps where K > 3 and the problem has no closed form of a lower gradient."""
+
+    def lower_solver(self, oracle: Oracle) -> GradientDescent:
+        right = super().lower_solver(oracle)
+        if right.steps <= 3 or oracle.problem.has("lower_gradient"):
+            return right
+        return replace(right, steps=right.steps + 2)
+
+
+class UncountedStep(MemoryReduced):
+    """A lower gradient by an oracle of its own, which keeps its counts to itself; the iterates are right."""
+
+    def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: Any) -> Step:
+        right, own = super().step(oracle, phi, tasks, state), Oracle(oracle.problem, replicas=oracle.replicas)
+        own.lower_gradient(own.embed(phi, tasks), right.theta, tasks)
+        return right
 
 
 class RepeatedTaskTakesTwice(MemoryReduced):
@@ -216,6 +245,29 @@ class ForgetsV(MemoryReduced):
         return step._replace(state=(t + 1, step.state))
 
 
+class ColdVWithoutClosedForms(MemoryReduced):
+    """v starts cold from iteration 9 on, where the problem has no closed form of a lower gradient."""
+
+    def start(self, oracle: Oracle, phi: Parameters) -> Any:
+        return 0, super().start(oracle, phi)
+
+    def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: Any) -> Step:
+        t, inner = state
+        if t > 8 and inner.v is not None and not oracle.problem.has("lower_gradient"):
+            inner = inner._replace(v=torch.zeros_like(inner.v))
+        step = super().step(oracle, phi, tasks, inner)
+        return step._replace(state=(t + 1, step.state))
+
+
+class ColdThetaOnAllTasks(MemoryReduced):
+    """warm_start="theta" starts theta cold where all tasks are in the batch."""
+
+    def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: State) -> Step:
+        if self.warm_start == "theta" and tasks is oracle.pool:
+            state = State(oracle.theta0(phi, tasks), None)
+        return super().step(oracle, phi, tasks, state)
+
+
 class SinglePrecisionV(MemoryReduced):
     """v is kept in single precision between iterations."""
 
@@ -282,3 +334,20 @@ class TasksOfTheFirstReplica(Resampled):
 
     def drawn(self, index: Tensor, pool: int) -> Tensor:
         return index[:1].expand(index.shape) if index.dim() > 1 else index
+
+
+class PairsShareTasks(Resampled):
+    """Replica 3 sees the tasks of replica 2, replica 5 those of 4, and so on; 0 and 1 are independent."""
+
+    def drawn(self, index: Tensor, pool: int) -> Tensor:
+        if index.dim() == 1:
+            return index
+        replica = torch.arange(len(index))
+        return index[torch.where(replica < 2, replica, replica // 2 * 2)]
+
+
+class SameTasksWithoutReplicas(Resampled):
+    """Always the first b tasks in a run without replicas; replicas are right."""
+
+    def drawn(self, index: Tensor, pool: int) -> Tensor:
+        return torch.arange(len(index)) if index.dim() == 1 and len(index) < pool else index

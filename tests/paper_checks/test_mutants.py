@@ -36,11 +36,12 @@ CHECKS: dict[str, tuple[str, Gather, str]] = {
     "chebyshev": ("cg_rate", cg_rate.run, "energy-norm ratio on the Chebyshev spectrum"),
     "cold floor": ("cold_start_floor", cold_start_floor._over_lower_steps, "floor of |grad Phi|^2, K steps, exact v"),
     "counts": ("complexity", complexity._counts, "calls counted by the oracle = declared"),
+    "evaluations": ("complexity", complexity._counts, "evaluations counted by heads = stated"),
 } | {
     f"replay {family}": (
         "algorithm_replay",
         partial(algorithm_replay.replayed, family=family),
-        f"phi_t replayed, {family}",
+        f"phi_t replayed, {family.replace('_', ' ')}",
     )
     for family in algorithm_replay.FAMILIES
 }
@@ -50,6 +51,7 @@ CHECKS |= {
     "exact": ("deterministic_exact", WARM, "final |grad Phi|^2"),
     "potential": ("deterministic_exact", WARM, "largest (V_{t+1} - V_t + beta/2 |grad Phi_t|^2) / V_t"),
 }
+CHECKS["exact heads"] = ("deterministic_exact", deterministic_exact._curved, "final |grad Phi|^2, logistic heads")
 MOMENTS = partial(batch_size_decay._cells, batches=dict.fromkeys(batch_size_decay.SAMPLINGS, (1, 4)))
 CHECKS |= {
     "moment": ("batch_size_decay", MOMENTS, "stationary E |grad Phi|^2"),
@@ -92,6 +94,15 @@ CAUGHT = [
     (mutants.LooseCG, "exact", "exceeds the bound"),
     (mutants.TiredStep, "long replay", "missed"),
     (mutants.ForgetsV, "potential", "exceeds the bound"),
+    # Wrong in one kind of run only
+    (mutants.SameTasksWithoutReplicas, "replay quadratic", "missed"),
+    (mutants.PairsShareTasks, "replay quadratic", "missed"),
+    (mutants.ColdThetaOnAllTasks, "replay quadratic", "missed"),
+    (mutants.FirstTensorOnly, "replay two_tensors", "missed"),
+    (mutants.MoreStepsWithoutClosedForms, "replay heads", "missed"),
+    (mutants.MoreStepsWithoutClosedForms, "counts", "missed"),
+    (mutants.UncountedStep, "evaluations", "missed"),
+    (mutants.ColdVWithoutClosedForms, "exact heads", "exceeds the bound"),
 ]
 # What other checks do not see: why there is a check of iterates, on families that are not quadratic
 UNSEEN = [
@@ -111,6 +122,14 @@ UNSEEN = [
     (mutants.FirstTaskAlwaysIn, "exact"),
     (mutants.OneCGStepFewer, "moment"),
     (mutants.ColdPassedOffAsWarm, "moment"),
+    (mutants.SameTasksWithoutReplicas, "hotelling"),
+    (mutants.ColdThetaOnAllTasks, "exact"),
+    (mutants.FirstTensorOnly, "replay heads"),
+    (mutants.MoreStepsWithoutClosedForms, "exact heads"),
+    (mutants.UncountedStep, "counts"),
+    (mutants.UncountedStep, "replay heads"),
+    (mutants.ColdVWithoutClosedForms, "replay heads"),
+    (mutants.ColdVWithoutClosedForms, "potential"),
 ]
 
 
