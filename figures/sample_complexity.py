@@ -33,7 +33,7 @@ def draw(evidence: Evidence) -> Figure:
     _samples(samples, evidence)
     _iterations(iterations, evidence)
     _fixed_batch(fixed, evidence)
-    spread = Patch(color=GREY, alpha=0.3, linewidth=0, label="10–90 % over resampled seeds")
+    spread = Patch(color=GREY, alpha=0.3, linewidth=0, label="a: 10–90 % over resampled seeds, often within a marker")
     shared_legend(figure, *map(key, NAMED.values()), spread, dashed("exact"), columns=4)
     return figure
 

@@ -58,7 +58,8 @@ def _floor(axes: Axes, evidence: Evidence) -> None:
         predicted(axes, batch, evidence["law"][own], series.colour)
         guide(axes, batch, evidence["exact_theta_law"][own])
     describe(axes, x="task batch $b$ of 5", y=r"stationary $\mathrm{E}\,\|\nabla\Phi\|^2$", logarithmic="y", counts="x")
-    legend(axes, dashed("exact"), dotted(r"with exact $\theta$"), columns=4)
+    spread = Patch(color=GREY, alpha=0.3, linewidth=0, label="10–90 % over seeds")
+    legend(axes, dashed("exact"), dotted(r"with exact $\theta$"), spread, columns=3)
 
 
 def _few_steps(axes: Axes, evidence: Evidence) -> None:
