@@ -50,4 +50,4 @@ def load(
         raise ValueError(f"expected a side of at least 1 pixel, got size={size}")
     reader = READERS[name]
     root = Path(folder).expanduser().resolve()
-    return reader.load(Request(root, cache_folder(cache), reader.size if size is None else size, advance))
+    return reader.load(Request(root, cache_folder(cache) / name, reader.size if size is None else size, advance))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, compress, repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy.typing as npt
 from problems.few_shot.image_set import Splits
 from problems.few_shot.readers import formats, pictures, safe_pickle
 from problems.few_shot.readers.conversion import Unconverted, converted
-from problems.few_shot.readers.folders import class_folders, listed_classes
+from problems.few_shot.readers.folders import class_folders, csv_files, listed_classes
 from problems.few_shot.readers.layouts import Layout, Parts, Reader, Request
 from problems.few_shot.readers.splits import CIFAR_FS, CLASSES, FC100, SPLITS, SUPERCLASSES, check_splits, checked
 
@@ -85,44 +87,53 @@ def _parquet_split(paths: Sequence[Path], division: Division, split: str) -> Unc
     fine: list[str] = []
     coarse: list[str] = []
     for path in paths:
-        for column, names, found in (("fine_label", CLASSES, fine), ("coarse_label", SUPERCLASSES, coarse)):
-            found += formats.of_numbers(_parquet_labels(path, column), _feature_names(path, column) or names, path)
+        with _parquet_file(path) as file:
+            fine += _parquet_labels(file, path, _label_column(file, path), CLASSES)
+            if "coarse_label" in file.schema_arrow.names or division.superclasses:
+                coarse += _parquet_labels(file, path, "coarse_label", SUPERCLASSES)
     chosen = division.chosen(split, fine, coarse, paths[0])
-    blocks = pictures.blocks(picture for k, picture in enumerate(_parquet_pictures(paths)) if chosen[k])
-    return _unconverted(fine, coarse, chosen, blocks)
+    encoded = compress(_parquet_pictures(paths), chain(chosen, repeat(True)))  # more pictures than labels are refused
+    return _unconverted(fine, coarse, chosen, pictures.blocks(encoded))
 
 
-def _parquet_file(path: Path) -> Any:
+@contextmanager
+def _parquet_file(path: Path) -> Iterator[Any]:
     try:
+        import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError:
         raise ModuleNotFoundError(f"reading {path} needs pyarrow: install the extra few-shot") from None
     try:
-        return pyarrow.parquet.ParquetFile(path)
-    except (OSError, ValueError) as failure:
-        raise ValueError(f"expected a parquet file in {path}: {failure}") from None
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield file
+    except (OSError, pyarrow.ArrowException) as failure:
+        raise ValueError(f"expected a whole parquet file in {path}: {failure}") from None
 
 
-def _parquet_labels(path: Path, column: str) -> list[int]:
-    with _parquet_file(path) as file:
-        names = file.schema_arrow.names
-        if column not in names:
-            raise ValueError(f"expected a column {column} in {path}, got {', '.join(names)}")
-        try:
-            return formats.integers(file.read([column])[column].to_numpy(), path)
-        except OSError as failure:
-            raise ValueError(f"expected a whole parquet file in {path}: {failure}") from None
+def _label_column(file: Any, path: Path) -> str:
+    """`fine_label` or `label`, else the only column of integers but for the superclasses."""
+    import pyarrow
+
+    columns = {field.name: field.type for field in file.schema_arrow}
+    whole = [name for name, kind in columns.items() if pyarrow.types.is_integer(kind) and name != "coarse_label"]
+    for name in ("fine_label", "label"):
+        if name in columns:
+            return name
+    if len(whole) != 1:
+        raise ValueError(f"expected a column fine_label, or one of integers, in {path}, got {', '.join(columns)}")
+    return whole[0]
 
 
-def _feature_names(path: Path, column: str) -> list[str] | None:
-    """The names of a column's numbers, where the `datasets` library has written them into the file."""
-    with _parquet_file(path) as file:
-        written = (file.schema_arrow.metadata or {}).get(b"huggingface")
-    try:
-        names = json.loads(written)["info"]["features"][column]["names"] if written else None
-    except (ValueError, KeyError, TypeError):
-        return None
-    return [str(name) for name in names] if isinstance(names, list) else None
+def _parquet_labels(file: Any, path: Path, column: str, names: Sequence[str]) -> list[str]:
+    """The classes of one column, named as the `datasets` library has written into the file, else by `names`."""
+    if column not in file.schema_arrow.names:
+        raise ValueError(f"expected a column {column} in {path}, got {', '.join(file.schema_arrow.names)}")
+    with suppress(ValueError, KeyError, TypeError):  # no such names there
+        names = list(
+            json.loads((file.schema_arrow.metadata or {})[b"huggingface"])["info"]["features"][column]["names"]
+        )
+    numbers = formats.integers(file.read([column])[column].to_numpy(), path)
+    return formats.of_numbers(numbers, [str(name) for name in names], path)
 
 
 def _parquet_pictures(paths: Sequence[Path]) -> Iterator[tuple[bytes, object]]:
@@ -131,15 +142,12 @@ def _parquet_pictures(paths: Sequence[Path]) -> Iterator[tuple[bytes, object]]:
             column = next((name for name in ("img", "image") if name in file.schema_arrow.names), None)
             if column is None:
                 raise ValueError(f"expected a column img or image in {path}, got {', '.join(file.schema_arrow.names)}")
-            try:
-                for batch in file.iter_batches(1024, columns=[column]):
-                    for row in batch.column(0).to_pylist():
-                        content = row.get("bytes") if isinstance(row, dict) else row
-                        if not isinstance(content, bytes):
-                            raise ValueError(f"expected pictures as bytes in {path}, got {type(content).__name__}")
-                        yield content, path
-            except OSError as failure:
-                raise ValueError(f"expected a whole parquet file in {path}: {failure}") from None
+            for batch in file.iter_batches(1024, columns=[column]):
+                for row in batch.column(0).to_pylist():
+                    content = row.get("bytes") if isinstance(row, dict) else row
+                    if not isinstance(content, bytes):
+                        raise ValueError(f"expected pictures as bytes in {path}, got {type(content).__name__}")
+                    yield content, path
 
 
 def torchmeta(division: Division, name: str, folder: str) -> Layout:
@@ -178,7 +186,7 @@ def _divided(paths: Sequence[Path], read: Callable[[str], Unconverted], what: st
 
 
 def _unconverted(fine: Sequence[str], coarse: Sequence[str], chosen: Array, blocks: Any) -> Unconverted:
-    groups = dict(zip(fine, coarse, strict=True))
+    groups = dict(zip(fine, coarse, strict=True)) if coarse else None
     return Unconverted([name for name, taken in zip(fine, chosen, strict=True) if taken], blocks, groups)
 
 
@@ -194,6 +202,7 @@ CIFAR_FS_READER = Reader(
         torchmeta(_FS, "torchmeta's hdf5", "cifar-fs"),
         checked(listed_classes("R2-D2's tree", "data/", "splits/bertinetto/{}.txt"), CIFAR_FS),
         checked(class_folders("learn2learn's class folders", "{}/"), CIFAR_FS),
+        checked(csv_files("LibFewShot's CSV files and images/", "{}.csv"), CIFAR_FS),
         raw(_FS),
         parquet(_FS),
     ),

@@ -45,17 +45,25 @@ class Unconverted:
 
 
 def converted(
-    sources: Sequence[Path], recipe: str, read: Callable[[], Unconverted], request: Request, *, prefix: str = ""
+    sources: Sequence[Path],
+    recipe: str,
+    read: Callable[[], Unconverted],
+    request: Request,
+    *,
+    prefix: str = "",
+    listed: Sequence[str] = (),
 ) -> ImageSet:
     """The images as a memory map, read and converted only where the cache has them not.
 
-    They are kept under a hash of `recipe` (layout and split) and of the sources: name, size and modification time of
-    each, and its first 64 KiB. A folder of the cache appears whole or not at all; a damaged one is made anew. Classes
-    are in the order of their names; `prefix` goes before the numbers of classes that have no names.
+    They are kept under a hash of `recipe` (layout and split), of what is `listed` about the sources elsewhere, and of
+    the sources: name, size and modification time of each, and of a few the first 64 KiB. A folder of the cache appears
+    whole or not at all; a damaged one is made anew. Classes are in the order of their names; `prefix` goes before the
+    numbers of classes that have no names.
 
     Raises ValueError on images of several sizes, or more or fewer than there are labels, OSError on a full disk.
     """
-    kept = request.cache / "converted" / fingerprint(sources, f"{recipe} {prefix} {request.size}", request.folder)
+    key = json.dumps([recipe, prefix, request.size, *listed])
+    kept = request.cache / fingerprint(sources, key, request.folder)
     with suppress(*_DAMAGED):
         return _kept(kept)
     kept.parent.mkdir(parents=True, exist_ok=True)

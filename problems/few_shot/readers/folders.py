@@ -43,9 +43,8 @@ def from_folders(folders: Sequence[tuple[str, Path]], recipe: str, request: Requ
 
 def from_files(classes: Sequence[str], paths: Sequence[Path], recipe: str, request: Request) -> ImageSet:
     """The images of one split from its files and their classes."""
-    recipe = f"{recipe} {' '.join(classes)}"
     read = Unconverted(classes, pictures.blocks(pictures.contents(paths), request.size))
-    return converted(paths, recipe, lambda: read, request)
+    return converted(paths, recipe, lambda: read, request, listed=classes)
 
 
 def image_files(folder: Path, root: Path) -> list[Path]:

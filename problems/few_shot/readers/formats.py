@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,10 +81,10 @@ def npz_blocks(path: Path, key: str, *, flip: bool = False) -> Iterator[Array]:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = header(file)
-        if fortran or dtype != np.uint8 or len(shape) != 4:
+        if fortran or dtype != np.uint8 or len(shape) != 4 or 0 in shape:
             raise ValueError(f"expected images uint8 (N, H, W, C) in C order, got {dtype} {shape}")
-        size = int(np.prod(shape[1:]))
-        step = max(1, BYTES // max(1, size))
+        size = math.prod(shape[1:])
+        step = max(1, BYTES // size)
         for start in range(0, shape[0], step):
             count = min(step, shape[0] - start)
             content = file.read(count * size)
@@ -101,7 +102,16 @@ def _member(path: Path, key: str) -> Iterator[Any]:
                 raise ValueError(f"got only {', '.join(archive.namelist())}")
             with archive.open(f"{key}.npy") as file:
                 yield file
-    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, zlib.error) as failure:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        MemoryError,
+        OSError,
+        OverflowError,
+        RuntimeError,
+        ValueError,
+    ) as failure:
         raise ValueError(f"expected an array {key!r} in {path}: {failure}") from None
 
 
@@ -115,8 +125,8 @@ def hdf5(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, RuntimeError) as failure:
-        raise ValueError(f"expected an hdf5 file in {path}: {failure}") from None
+    except (OSError, RuntimeError, KeyError, TypeError) as failure:
+        raise ValueError(f"expected a whole hdf5 file in {path}: {failure}") from None
 
 
 def hdf5_dataset(file: Any, *names: str) -> Any:

@@ -27,7 +27,13 @@ class FoundSplits(Splits):
 
 @dataclass(frozen=True)
 class Request:
-    """What a reader is asked for: `folder` (resolved), where to keep what is converted, a side to resize images to."""
+    """What a reader is asked for.
+
+    folder    where the data set is, resolved
+    cache     where to keep what is converted of this data set
+    size      the side to which image files are resized, or None
+    advance   called with the number of images converted since the last call
+    """
 
     folder: Path
     cache: Path

@@ -12,7 +12,7 @@ import numpy as np
 from problems.few_shot.image_set import Splits
 from problems.few_shot.readers import formats, pictures, safe_pickle
 from problems.few_shot.readers.conversion import Unconverted, converted
-from problems.few_shot.readers.folders import BASES, class_folders, first_of, from_folders
+from problems.few_shot.readers.folders import BASES, class_folders, csv_files, first_of, from_folders
 from problems.few_shot.readers.layouts import Layout, Parts, Reader, Request, named
 from problems.few_shot.readers.splits import SPLITS, check_splits
 
@@ -118,6 +118,7 @@ READER = Reader(
         ),
         formats.hdf5_files("torchmeta's hdf5"),
         Layout("easy-few-shot-learning's JSON lists and ImageNet", formats.split_files("{}.json"), _read_json_splits),
+        csv_files("LibFewShot's CSV files and images/", "{}.csv"),
         class_folders("class folders", "{}/"),
     ),
     roots=("tiered-imagenet", "tieredimagenet", "tieredImageNet", "tiered_imagenet"),

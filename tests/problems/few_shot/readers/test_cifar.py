@@ -75,8 +75,9 @@ def test_raw_cifar_100_is_divided_and_transposed(folder, keys, write):
     assert dict(zip(splits["test"].names, splits["test"].groups, strict=True))["baby"] == COARSE["baby"]
 
 
-def test_fc100_is_divided_by_superclasses(folder):
+def test_fc100_is_divided_by_superclasses_and_not_taken_for_cifar_fs(folder):
     write_raw(folder)
+    read("cifar-fs", folder)  # the same files, in the same cache
     splits = read("fc100", folder)
     assert {split: set(found.groups) for split, found in splits.items()} == {k: set(v) for k, v in FC100.items()}
     assert [len(splits[split].names) for split in SPLITS] == [60, 20, 20]
@@ -108,6 +109,36 @@ def test_parquet_with_pictures_in_structs(folder, metadata, column):
     assert {split: found.names for split, found in splits.items()} == CIFAR_FS
     for k in (0, 99):
         np.testing.assert_array_equal(of_class(splits, order[k])[1], pixels[k : k + 1])
+
+
+def write_parquet(folder, **columns):
+    for name in ("train-0", "test-0"):
+        pyarrow.parquet.write_table(pyarrow.table(columns), folder / f"{name}.parquet")
+
+
+def test_parquet_without_superclasses_and_with_another_label_column(folder):
+    contents = [png(pixels) for pixels in images(100, 32)]
+    write_parquet(folder, image=contents, number=list(range(100)))
+    assert read("cifar-fs", folder)["test"].groups is None
+    with pytest.raises(ValueError, match=r"expected a column coarse_label in .*, got image, number"):
+        read("fc100", folder)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"img": [b"no picture"] * 100, "fine_label": list(range(100))}, "expected a picture in"),
+        ({"img": ["text"] * 100, "fine_label": list(range(100))}, "expected pictures as bytes in .* got str"),
+        ({"img": [{"bytes": None, "path": "../x.png"}] * 100, "fine_label": list(range(100))}, "got NoneType"),
+        ({"picture": [b""] * 100, "fine_label": list(range(100))}, "expected a column img or image in"),
+        ({"img": [b""] * 100, "fine_label": [0.5] * 100}, "expected N integers as labels"),
+        ({"img": [b""], "a": [1], "b": [2]}, "expected a column fine_label, or one of integers, in .* got img, a, b"),
+    ],
+)
+def test_parquet_files_with_something_else(folder, columns, said):
+    write_parquet(folder, **columns)
+    with pytest.raises(ValueError, match=said):
+        read("cifar-fs", folder)
 
 
 @pytest.mark.parametrize(("name", "drawn"), [("cifar-fs", CIFAR_FS), ("fc100", FC100)])
@@ -253,13 +284,13 @@ def test_hdf5_and_parquet_that_are_damaged_or_point_elsewhere(folder, tmp_path):
     with pytest.raises(ValueError, match=r"expected a/apple inside .*data.hdf5, got a link"):
         read("cifar-fs", folder)
     (folder / "data.hdf5").write_bytes((folder / "data.hdf5").read_bytes()[:100])
-    with pytest.raises(ValueError, match="expected an hdf5 file in"):
+    with pytest.raises(ValueError, match="expected a whole hdf5 file in"):
         read("cifar-fs", folder)
     shutil.rmtree(folder)
     folder.mkdir()
     for name in ("train-0.parquet", "test-0.parquet"):
         (folder / name).write_bytes(b"PAR1 and no more")
-    with pytest.raises(ValueError, match="expected a parquet file in"):
+    with pytest.raises(ValueError, match="expected a whole parquet file in"):
         read("cifar-fs", folder)
 
 

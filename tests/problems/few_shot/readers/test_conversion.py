@@ -61,7 +61,7 @@ def test_a_changed_source_time_or_recipe_is_read_again(source):
 def test_a_damaged_cache_is_made_anew(source, name, damage):
     request, path, read, reads = source
     converted([path], "recipe", read, request)
-    (kept,) = (request.cache / "converted").iterdir()
+    (kept,) = request.cache.iterdir()
     if damage == "remove":
         (kept / name).unlink()
     else:
@@ -69,7 +69,7 @@ def test_a_damaged_cache_is_made_anew(source, name, damage):
     found = converted([path], "recipe", read, request)
     assert len(reads) == 2
     assert len(found) == 3
-    assert [entry.name for entry in (request.cache / "converted").iterdir()] == [kept.name]
+    assert [entry.name for entry in request.cache.iterdir()] == [kept.name]
 
 
 def test_nothing_is_left_after_a_failure(source):
@@ -81,7 +81,7 @@ def test_nothing_is_left_after_a_failure(source):
 
     with pytest.raises(KeyboardInterrupt):
         converted([path], "recipe", lambda: Unconverted(["a", "b", "b"], interrupted()), request)
-    assert list((request.cache / "converted").iterdir()) == []
+    assert list(request.cache.iterdir()) == []
 
 
 def test_a_full_disk_is_an_error_and_leaves_nothing(source, monkeypatch):
@@ -93,13 +93,13 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(source, monkeypatch):
     monkeypatch.setattr(conversion, "_write", full)
     with pytest.raises(OSError, match="No space left"):
         converted([path], "recipe", read, request)
-    assert list((request.cache / "converted").iterdir()) == []
+    assert list(request.cache.iterdir()) == []
 
 
 def test_what_a_killed_process_left_is_removed_after_an_hour(source):
     request, path, read, _ = source
     converted([path], "recipe", read, request)
-    (kept,) = (request.cache / "converted").iterdir()
+    (kept,) = request.cache.iterdir()
     for name, age in (("old", 4000), ("new", 10)):
         partial = kept.with_name(f".{kept.name}.{name}.partial")
         partial.mkdir()
@@ -108,7 +108,7 @@ def test_what_a_killed_process_left_is_removed_after_an_hour(source):
             os.utime(written, (time.time() - age,) * 2)
     (kept / "labels.npy").unlink()
     converted([path], "recipe", read, request)
-    left = [entry.name for entry in (request.cache / "converted").iterdir() if entry != kept]
+    left = [entry.name for entry in request.cache.iterdir() if entry != kept]
     assert left == [f".{kept.name}.new.partial"]
 
 
@@ -121,7 +121,7 @@ def test_of_two_processes_the_first_one_stays(source):
 
     found = converted([path], "recipe", slower, request)
     assert isinstance(found, ImageSet)
-    assert len(list((request.cache / "converted").iterdir())) == 1
+    assert len(list(request.cache.iterdir())) == 1
 
 
 def test_progress_counts_images(source):
@@ -136,7 +136,7 @@ def test_the_cache_is_where_the_variable_says(tmp_path, monkeypatch):
     for split in ("train", "val", "test"):
         np.savez(tmp_path / f"{split}.npz", images=images(2), labels=[0, 1])
     load("folder", tmp_path)
-    assert len(list((tmp_path / "elsewhere" / "converted").iterdir())) == 3
+    assert len(list((tmp_path / "elsewhere" / "folder").iterdir())) == 3
 
 
 def test_unknown_data_sets_and_folders_are_refused(tmp_path):
