@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
+
+import numpy as np
 
 
 def integer(name: str, value: object, *, least: int, otherwise: str = "") -> int:
@@ -23,7 +26,8 @@ def integer(name: str, value: object, *, least: int, otherwise: str = "") -> int
     return found
 
 
-def positive(name: str, value: float) -> None:
-    """Raise ValueError unless the value is a finite number > 0."""
-    if not 0 < value < math.inf:
+def positive(name: str, value: object) -> None:
+    """Raise ValueError unless the value is a finite number > 0; numpy's numbers pass, True and "1" do not."""
+    number = isinstance(value, (numbers.Real, np.number)) and not isinstance(value, bool)
+    if not (number and 0 < value < math.inf):  # type: ignore[operator]
         raise ValueError(f"expected {name} a finite number > 0, got {value!r}")

@@ -59,8 +59,8 @@ class ConjugateGradient:
     ) -> LinearSolution:
         """v_N from `start` (None: zero). `hessian` maps (..., B, q) to (..., B, q). Raises ValueError on shapes.
 
-        `enough` is asked before each step, given the residual norms (..., B), whether to stop there: the one decision
-        that is taken on the host.
+        `enough` is asked before each step, given the residual norms (..., B), whether to stop there, which it also does
+        once no row is active: the one decision that is taken on the host.
         """
         if start is not None and start.shape != b.shape:
             raise ValueError(f"expected v of shape {tuple(b.shape)}, got {tuple(start.shape)}")
@@ -74,7 +74,7 @@ class ConjugateGradient:
         threshold = (tolerance**2 * torch.maximum(rr, bb)).clamp(min=limits.tiny / limits.eps)
         active = rr > threshold
         for _ in range(self.steps):
-            if enough is not None and enough(rr.squeeze(-1).sqrt()):
+            if enough is not None and (not bool(active.any()) or enough(rr.squeeze(-1).sqrt())):
                 break
             rr, active = _advance(hessian, v, r, p, rr, active, threshold)
 

@@ -36,7 +36,8 @@ class MemoryReduced:
     warm_start       True: theta AND v of each task start where they were left; False: at theta0 and 0;
                      "theta": only theta is warm (then N < q leaves an error floor, docs/theory.md S3c)
     accuracy         None: K and N as given. A number: they are upper limits, and each iteration takes as few steps as
-                     certify |d - grad Phi_B| <= accuracy |d| (docs/theory.md S1; not with replicas). Not in the paper
+                     certify |d - grad Phi_B| <= accuracy |d| (docs/theory.md S1; not with replicas). The probe
+                     certified_direction_error tells where the limits did not let it. Not in the paper
 
     Cost a task and iteration: K lower gradients, N HVPs (N + 1 if v is warm and N > 0), one cross product, one
     upper gradient. Memory: no graph of the K steps; a warm start keeps 2 M q numbers. The theorems ask for more

@@ -32,10 +32,12 @@ def _instances(axes: Axes, evidence: Evidence) -> None:
     for family, starts in GROUPS.items():
         own = shown & np.isin(code, [k for k, name in enumerate(names) if name.startswith(starts)])
         if own.any():
-            measured(axes, evidence["certified"][own], evidence["error"][own], family)
+            factor = np.median(evidence["certified"][own] / evidence["error"][own])
+            label = f"{family.label}, median 1/{factor:.2g}"
+            measured(axes, evidence["certified"][own], evidence["error"][own], family, label=label)
     describe(axes, x="certificate", y=r"$\|d - \nabla\Phi\|$", logarithmic="xy")
     diagonal(axes, evidence["certified"][shown])
-    legend(axes, dashed("bound"), columns=2)
+    legend(axes, dashed("bound"), columns=1)
 
 
 GROUPS = {

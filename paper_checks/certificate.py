@@ -15,8 +15,9 @@ Predicted.
 Measured.
     On every problem of the catalogue that has constants, and on random quadratics of kappa up to 1000, for several
     (K, N); grad Phi, theta*, v* by closed form or damped Newton. Oracle calls to |grad Phi|^2 <= 1e-8.
-    Reported and not judged: the same comparison with warm theta and v, where the work of earlier iterations is
-    kept, a fixed (K, N) of the grid is as good or better.
+    Reported and not judged: with warm theta and v, where the work of earlier iterations is kept, the best fixed (K, N)
+    of the grid needs fewer calls than a certified run; single instances whose errors cancel may lie hundreds of times
+    below their certificate.
 Refuted by.
     One ratio above 1, the tight instance missed by 1e-10, or a fixed (K, N) that is cheaper than the certified run.
 Source.
@@ -35,29 +36,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convergence import MemoryReduced, Method, Oracle, certified_error, reference
+from convergence import Certified, MemoryReduced, Method, Oracle, certified_error, reference
 from convergence.streams import generator
 from paper_checks.claim import Array, Comparison, Evidence, Setting, at_least, at_most, equal
 from paper_checks.lyapunov import dense_system
 from paper_checks.planted import FirstOrder
 from problems import PROBLEMS, Parameters, Problem, Quadratic
 
-PLANTED = "the cross term of the hypergradient dropped (first-order method)"
+PLANTED = "the cross term of the hypergradient dropped; a rule that asks for 1e-10 of the accuracy it is given"
 STEPS = ((0, 1), (1, 1), (4, 2), (20, 6))  # (K, N)
 TARGET = 1e-8  # of |grad Phi|^2
-ACCURACY = 0.8
+ACCURACY = 0.5  # the largest for which a step of 1 / L_Phi never ascends
 
 
 def run(setting: Setting) -> Evidence:
     """The ratios of all instances, the tight instance, adaptive beside fixed."""
     kappas = setting.pick((100.0,), (100.0, 300.0))
-    return {**_ratios(setting), **_tight(setting), **_comparison(setting, kappas)}
+    return {**_ratios(setting), **_tight(setting), **_comparison(setting, kappas, MemoryReduced)}
 
 
 def control(setting: Setting) -> Evidence:
-    """The ratios with the planted error; the comparison, which is of the right method, at a smaller kappa."""
+    """The same with the planted error; the comparison at a smaller kappa."""
     planted = replace(setting, method=FirstOrder)
-    return {**_ratios(planted), **_tight(planted), **_comparison(setting, (30.0,))}
+    return {**_ratios(planted), **_tight(planted), **_comparison(setting, (10.0,), Overdone)}
 
 
 def judge(evidence: Evidence) -> list[Comparison]:
@@ -67,20 +68,18 @@ def judge(evidence: Evidence) -> list[Comparison]:
     cells = [f"{names[int(code)]}, K {K:.0f}, N {N:.0f}" for code, K, N in e["cells"]]
     cold = [f"kappa {kappa:g}" for kappa in e["kappas"]]
     slack = 1e-12 * (1 + e["size"])  # rounding, where theta and v are exact
-    inexact = e["error"] > 1e3 * slack
-    factor = e["certified"][inexact] / e["error"][inexact]
     return [
         at_most("|d - grad Phi| / certificate", e["error"] / (e["certified"] + slack), 1.0, cells=cells),
         equal(
             "|d - grad Phi| / certificate, tight instance", e["tight_error"] / e["tight_certified"], 1, relative=1e-10
         ),
         at_most("certificate / (kappa times Lemma 1)", e["certified"] / (e["loosest"] + slack), 1.0, cells=cells),
-        at_most("certificate / error, median of all instances", float(np.median(factor)), float(np.median(e["kappa"]))),
         at_least("instances", float(len(e["error"])), 300.0),
         at_most("certified error / (accuracy |d|), adaptive", e["adaptive_certified"], 1.0 + 1e-9),
         at_most("true error / (accuracy |d|), adaptive", e["adaptive_error"], 1.0),
         at_most("calls, adaptive / best fixed, cold", e["cold_calls"] / e["cold_best_calls"], 1.0, cells=cold),
         at_most("best fixed K, inside its grid", e["cold_best_K"], e["cold_largest_K"] - 1, cells=cold),
+        at_most("best fixed N, inside its grid", e["cold_best_N"], e["cold_largest_N"] - 1, cells=cold),
     ]
 
 
@@ -196,7 +195,15 @@ def _tight(setting: Setting) -> Evidence:
 # ---- adaptive beside fixed
 
 
-def _comparison(setting: Setting, kappas: tuple[float, ...]) -> Evidence:
+class Overdone(MemoryReduced):
+    """A rule that solves both levels far beyond the accuracy asked for."""
+
+    def certified(self, oracle: Oracle, accuracy: float) -> Certified:
+        """To 1e-10 of it."""
+        return super().certified(oracle, 1e-10 * accuracy)
+
+
+def _comparison(setting: Setting, kappas: tuple[float, ...], method: type[MemoryReduced]) -> Evidence:
     """Oracle calls to the target: certified, and every fixed (K, N) of a grid; cold and warm."""
     evidence: dict[str, Any] = {"kappas": kappas} | {f"{name}_{what}": [] for name in ("cold", "warm") for what in WHAT}
     relative: list[tuple[float, float]] = []
@@ -204,12 +211,12 @@ def _comparison(setting: Setting, kappas: tuple[float, ...]) -> Evidence:
     for name, kappa in setting.track(cells, "adaptive beside fixed"):
         problem = Quadratic.random(tasks=4, p=5, q=12, kappa=kappa, seed=setting.seed).to(setting.device)
         options = {"upper_step_size": 1 / problem.constants.L_Phi, "warm_start": name == "warm"}
-        adaptive = MemoryReduced(lower_steps=10**5, cg_steps=1000, accuracy=ACCURACY, **options)
-        certified = _Run.of(setting, problem, adaptive, iterations=200)
+        adaptive = method(lower_steps=10**5, cg_steps=1000, accuracy=ACCURACY, **options)
+        certified = _Run.of(setting, problem, adaptive, iterations=60)
         relative += list(zip(certified.certified, certified.error, strict=True))
         grid = [(int(share * kappa), N) for share, N in itertools.product(SHARES[name], CG_STEPS[name])]
-        best, fixed = _cheapest(setting, problem, grid, options, iterations=4 * len(certified.squares))
-        found = (certified.total, fixed.total, *best, max(K for K, _ in grid))
+        best, fixed = _cheapest(setting, problem, method, grid, options, iterations=4 * len(certified.squares))
+        found = (certified.total, fixed.total, *best, *np.max(grid, 0))
         for what, value in zip(WHAT, found, strict=True):
             evidence[f"{name}_{what}"].append(value)
         for kind, each in (("adaptive", certified), ("fixed", fixed)):
@@ -222,19 +229,28 @@ def _comparison(setting: Setting, kappas: tuple[float, ...]) -> Evidence:
     }
 
 
-WHAT = ("calls", "best_calls", "best_K", "best_N", "largest_K")
-SHARES = {"cold": (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8), "warm": (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)}  # K / kappa
-CG_STEPS = {"cold": (8, 10, 12), "warm": (2, 4, 8)}
+WHAT = ("calls", "best_calls", "best_K", "best_N", "largest_K", "largest_N")
+SHARES = {
+    "cold": (1, 1.5, 2, 2.5, 3, 3.5, 4, 5, 6, 8),
+    "warm": (0.03, 0.05, 0.1, 0.15, 0.2, 0.35, 0.5, 0.7, 1.0),
+}  # K / kappa
+CG_STEPS = {"cold": (8, 12, 16), "warm": (2, 4, 6, 8, 10, 12)}
 
 
 def _cheapest(
-    setting: Setting, problem: Quadratic, grid: list[tuple[int, int]], options: dict[str, Any], *, iterations: int
+    setting: Setting,
+    problem: Quadratic,
+    method: type[MemoryReduced],
+    grid: list[tuple[int, int]],
+    options: dict[str, Any],
+    *,
+    iterations: int,
 ) -> tuple[tuple[int, int], _Run]:
     """The fixed (K, N) that reaches the target with the fewest calls; each is run until it has spent more."""
     best, found = (0, 0), _Run(np.array([math.inf]), np.array([math.inf]), [], [])
     for K, N in grid:
-        method = MemoryReduced(lower_steps=K, cg_steps=N, **options)
-        each = _Run.of(setting, problem, method, iterations=iterations, calls=found.total)
+        fixed = method(lower_steps=K, cg_steps=N, **options)
+        each = _Run.of(setting, problem, fixed, iterations=iterations, calls=found.total)
         if each.total < found.total:
             best, found = (K, N), each
     return best, found

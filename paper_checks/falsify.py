@@ -43,9 +43,18 @@ class Bound:
     instance: Callable[[Cell, Array], dict[str, Array]]
 
     def evaluate(self, cell: Cell, x: Array, method: Method = MemoryReduced) -> Array:
-        """The ratios; 0 where an instance is degenerate (not a number), which says nothing."""
+        """The ratios; what is no number or infinite counts as the largest float: a method that fails obeys no bound.
+
+        Single points may be degenerate (a level that vanishes): where a point beside it is fine, that one counts.
+        """
+        x = np.atleast_2d(x)
         with np.errstate(all="ignore"):
-            return np.nan_to_num(self.ratios(method, cell, np.atleast_2d(x)), nan=0.0)  # infinity: the largest float
+            ratios = self.ratios(method, cell, x)
+            odd = np.isnan(ratios)
+            if odd.any():
+                beside = np.clip(x[odd] * (1 - 1e-6) + 3e-7, 0, 1)
+                ratios[odd] = np.nan_to_num(self.ratios(method, cell, beside), nan=np.inf)
+        return np.nan_to_num(ratios)
 
 
 @dataclass(frozen=True)
@@ -160,7 +169,10 @@ def load(path: Path) -> list[Worst]:
     """The instances of a file. Raises ValueError where it is not one that `save` wrote."""
     try:
         records = json.loads(path.read_text())
-        return [Worst(**{field.name: record[field.name] for field in fields(Worst)}) for record in records]
+        found = [Worst(**{field.name: record[field.name] for field in fields(Worst)}) for record in records]
+        if any(np.array(worst.x, dtype=float).ndim != 1 for worst in found):
+            raise ValueError("x is no list of numbers")
+        return found
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"expected {path} to be a file that falsify wrote, got {error!r}") from error
 
@@ -170,6 +182,8 @@ def replay(worst: Worst, bound: Bound, method: Method = MemoryReduced) -> float:
     x = np.array(worst.x)
     if worst.bound != bound.name or worst.cell not in [dict(cell) for cell in bound.cells]:
         raise ValueError(f"expected an instance of {bound.name!r}, got one of {worst.bound!r} with {worst.cell}")
+    if not ((x >= 0) & (x <= 1)).all():
+        raise ValueError(f"expected coordinates from 0 to 1 for {bound.name!r}, got {x.tolist()}")
     if x.shape != (bound.dimensions(worst.cell),):
         raise ValueError(f"expected {bound.dimensions(worst.cell)} coordinates for {bound.name!r}, got {len(x)}")
     return float(bound.evaluate(worst.cell, x, method)[0])

@@ -1,5 +1,7 @@
 """With an accuracy, K and N are what the certificate needs: no fewer, hardly more, and never above their limits."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -59,6 +61,38 @@ def test_the_limits_hold_and_the_run_goes_on_without_the_certificate():
     assert (result.trace["certified_direction_error"] > 1e-6 * result.trace["direction_norm_sq"].sqrt()).any()
 
 
+@pytest.mark.parametrize("warm", [True, False])
+def test_constants_whose_two_splits_do_not_compare_are_certified_all_the_same(warm):
+    problem = Quadratic.random(tasks=4, p=2, q=3, kappa=20.0, seed=0)
+    c = problem.constants
+    # Valid, though loose: one split is small in theta and large in v, the other the reverse
+    vars(problem)["constants"] = replace(c, L_c=50 * c.L_c, ell=50 * c.ell, rho_2=1e-9)
+    trace = run(problem, adaptive(0.5, beta=0.1, warm=warm), iterations=20, probes=PROBES).trace
+    size = trace["direction_norm_sq"].sqrt()
+    assert (trace["certified_direction_error"] <= 0.5 * size * (1 + 1e-9)).all()
+    assert (trace["direction_error_sq"].sqrt() <= trace["certified_direction_error"]).all()
+
+
+@pytest.mark.parametrize(("accuracy", "start", "descends"), [(0.49, 8.9, True), (0.8, 32.2, False)])
+def test_at_beta_1_over_l_phi_descent_is_sure_below_one_half_and_not_above(accuracy, start, descends):
+    one, zero = torch.ones(1, 1, 1).double(), torch.zeros(1, 1).double()
+    problem = Quadratic(one, one, zero, one, zero, 0 * one, zero, start=torch.tensor([[start]]).double())
+    method = MemoryReduced(
+        lower_steps=100, lower_step_size=0.5, cg_steps=9, upper_step_size=1.0, warm_start=False, accuracy=accuracy
+    )
+    values = run(problem, method, iterations=2, phi0={"phi": torch.ones(1)}, probes=("value",)).trace["value"]
+    assert (values[1] <= values[0]) == descends
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_at_rounding_a_run_goes_on_without_the_certificate_and_without_burning_its_limits(dtype):
+    problem = Quadratic.random(tasks=3, p=2, q=3, kappa=20.0, seed=0)
+    method = adaptive(0.1, K=10**6, N=10**6, beta=1 / problem.constants.L_Phi, warm=False)
+    result = run(problem, method, iterations=80, dtype=dtype)
+    assert result.trace["grad_norm_sq"][-1] < 100 * torch.finfo(dtype).eps ** 2 * result.trace["grad_norm_sq"][0] * 1e4
+    assert result.calls["lower_gradient"] + result.calls["hvp"] < 80 * 3 * 1500
+
+
 def test_a_run_on_batches_adapts_to_the_tasks_drawn():
     problem = ProxLogistic.random(tasks=8, q=4, examples=12, seed=0)
     method = adaptive(0.3, beta=0.5)
@@ -72,8 +106,9 @@ def test_replicas_and_calls_that_are_not_known_beforehand_are_refused():
         run(problem, adaptive(0.5, beta=0.1), iterations=1, replicas=2)
     with pytest.raises(ValueError, match=r"expected accuracy=None for calls that are known beforehand, got 0.5"):
         adaptive(0.5, beta=0.1).declared_calls(3)
-    with pytest.raises(ValueError, match="accuracy"):
-        adaptive(0.0, beta=0.1)
+    for wrong in (0.0, -1.0, float("nan"), "0.5", True):
+        with pytest.raises(ValueError, match="expected accuracy a finite number > 0, got"):
+            adaptive(wrong, beta=0.1)
     method = MemoryReduced(lower_steps=9, lower_step_size=0.1, cg_steps=9, upper_step_size=0.1, accuracy=0.5)
     with pytest.raises(ValueError, match="expected a problem with constants to certify with, got UserRidge"):
         run(UserRidge(), method, iterations=1, probes=())

@@ -46,7 +46,11 @@ def certificate(n):
     rng = np.random.default_rng(1)
     certified = 10 ** rng.uniform(-4, 1, 6 * n)
     cells = np.stack([np.arange(6 * n) % 3, np.ones(6 * n), np.ones(6 * n)], -1)
-    found = {"names": ["quadratic", "prox-logistic", "huber"], "cells": cells, "size": np.ones(6 * n)}
+    found = {
+        "names": ["quadratic", "prox-logistic", "huber"],
+        "cells": cells,
+        "size": np.ones(6 * n),
+    }
     found |= {"certified": certified, "error": certified * 10 ** rng.uniform(-2, 0, 6 * n), "kappas": np.array([100.0])}
     squares = np.geomspace(1, 1e-9, n + 1)
     for start, calls in (("cold", 1000.0), ("warm", 200.0)):

@@ -69,10 +69,31 @@ def test_the_search_climbs_and_finds_a_bound_that_is_too_small():
     assert replay(worst, halved) == pytest.approx(worst.ratio, rel=1e-9)
 
 
-def test_an_instance_that_is_not_a_number_says_nothing_and_an_infinite_one_everything():
-    bound = Bound("x", lambda cell: 1, ({},), lambda method, cell, x: np.array([np.nan, np.inf, 0.5]), lambda *_: {})
-    assert bound.evaluate({}, np.zeros((3, 1)))[[0, 2]].tolist() == [0.0, 0.5]
-    assert bound.evaluate({}, np.zeros((3, 1)))[1] > 1e300
+class NoNumber(MemoryReduced):
+    """A direction that is no number."""
+
+    def step(self, oracle, phi, tasks, state):
+        right = super().step(oracle, phi, tasks, state)
+        return right._replace(direction={name: x * torch.nan for name, x in right.direction.items()})
+
+
+@pytest.mark.parametrize("claim", ["hypergradient_error", "certificate", "growing_lower_steps", "cold_start_floor"])
+def test_a_method_that_fails_obeys_no_bound(claim):
+    for bound in BOUNDS[claim]:
+        if bound.name.startswith("certificate over"):
+            continue  # of theta and v, not of d
+        x = np.random.default_rng(0).random((5, bound.dimensions(bound.cells[0])))
+        assert (bound.evaluate(bound.cells[0], x, NoNumber) > 1e300).all()
+
+
+def test_a_degenerate_point_is_judged_by_one_beside_it():
+    def ratios(method, cell, x):
+        return np.where(x[:, 0] == 0.5, np.nan, np.where(x[:, 0] == 1, np.inf, 0.25))
+
+    bound = Bound("x", lambda cell: 1, ({},), ratios, lambda *_: {})
+    found = bound.evaluate({}, np.array([[0.5], [1.0], [0.7]]))
+    assert found[[0, 2]].tolist() == [0.25, 0.25]
+    assert found[1] > 1e300
 
 
 @pytest.mark.parametrize("path", sorted(WORST.glob("*.json")), ids=lambda path: path.stem)
@@ -227,4 +248,10 @@ def test_an_instance_of_another_bound_is_refused(tmp_path):
         replay(worst, second)
     with pytest.raises(ValueError, match="expected 29 coordinates"):
         replay(replace(worst, x=[0.5]), first)
+    for outside in (float("nan"), 7.0):
+        with pytest.raises(ValueError, match="expected coordinates from 0 to 1"):
+            replay(replace(worst, x=[outside] * 29), first)
+    (tmp_path / "bad.json").write_text((tmp_path / "one.json").read_text().replace("0.4, ", "[0.4], ", 1))
+    with pytest.raises(ValueError, match="to be a file that falsify wrote"):
+        load(tmp_path / "bad.json")
     assert falsify.replay(worst, first) <= 1
