@@ -37,6 +37,9 @@ def solve(
     cg_steps: Annotated[int | None, typer.Option(help="N conjugate-gradient steps; by default 5.")] = None,
     upper_step_size: Annotated[float | None, typer.Option(help="beta; by default 1 / (2 L_Phi).")] = None,
     cold: Annotated[bool, typer.Option("--cold", help="Start theta and v anew in every iteration.")] = False,
+    accuracy: Annotated[
+        float | None, typer.Option(help="Relative error of d to certify, by at most these lower and CG steps.")
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="Tasks an iteration; by default all.")] = None,
     replacement: Annotated[bool, typer.Option("--replacement", help="i.i.d. tasks.")] = False,
     replicas: Annotated[int | None, typer.Option(help="Independent runs in one batched computation.")] = None,
@@ -59,7 +62,11 @@ def solve(
     chosen = _method(
         method,
         {"lower_steps": lower_steps, "lower_step_size": lower_step_size, "upper_step_size": upper_step_size},
-        {"cg_steps": ("--cg-steps", cg_steps, 5), "warm_start": ("--cold", False if cold else None, True)},
+        {
+            "cg_steps": ("--cg-steps", cg_steps, 5),
+            "warm_start": ("--cold", False if cold else None, True),
+            "accuracy": ("--accuracy", accuracy, None),
+        },
     )
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise ValueError(f"expected --out a file in an existing folder, got {out}")

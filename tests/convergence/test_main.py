@@ -55,3 +55,14 @@ def test_a_diverging_run_ends_with_1(monkeypatch, capsys):
     code, printed, _ = call(monkeypatch, capsys, "quadratic", "--upper-step-size", 1e6, "--iterations", 100)
     assert code == 1
     assert "NON_FINITE" in printed
+
+
+def test_an_accuracy_decides_the_steps_of_each_iteration(monkeypatch, capsys, tmp_path):
+    calls = []
+    for accuracy in (0.9, 0.01):
+        out = tmp_path / f"{accuracy}.json"
+        options = ("--lower-steps", 1000, "--cg-steps", 100, "--iterations", 3, "--accuracy", accuracy, "--out", out)
+        code, _, _ = call(monkeypatch, capsys, "quadratic", *options)
+        assert code == 0
+        calls.append(json.loads(out.read_text())["calls"]["lower_gradient"])
+    assert 0 < calls[0] < calls[1] < 3 * 8 * 1000
