@@ -65,7 +65,7 @@ class Certified:
             K, N = K - error.lower_steps, N - error.cg_steps
             size = math.sqrt(sum(float(part.square().sum()) for part in d.values()))
             certified = error.of_direction(residual, v.norm(dim=-1))
-            rounding = certified > _SLACK * allowed  # the pass did not deliver: theta or v stands still
+            rounding = error.stands_still or certified > _SLACK * allowed  # theta or v got no better
             if certified <= self.accuracy * size or K <= 0 or N <= 0 or rounding:
                 return Estimate(d, theta, v, failure)
             allowed = max(_MARGIN * self.accuracy * size, certified / _SHRINK)
@@ -109,7 +109,12 @@ class _Error:
         largest = float(gradient_norm.max())
         self._since = 0 if largest < self._smallest else self._since + 1
         self._smallest = min(largest, self._smallest)
-        return self._allowed == math.inf or self._since >= _PATIENCE or self.of_theta_is_small()
+        return self._allowed == math.inf or self.stands_still or self.of_theta_is_small()
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether theta has reached rounding."""
+        return self._since >= _PATIENCE
 
     def is_small(self, residual_norm: Tensor) -> bool:
         """Whether theta and v leave no more than what is asked for; if not, a CG step follows."""
