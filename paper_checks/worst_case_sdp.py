@@ -249,8 +249,9 @@ def _trace(setting: Setting, problem: Problem, method: object, steps: int) -> tu
     probes = ("grad_norm_sq", "direction_error_sq", "certified_direction_error")
     result = solve(problem, method, iterations=steps + 1, probes=probes, seed=setting.seed, device=setting.device)
     squares, errors_sq, certificates = (result.trace[name].numpy() for name in probes)
-    errors = np.sqrt(errors_sq)
-    return squares, errors / np.sqrt(squares), errors / certificates, float(result.phi["phi"].flatten()[0])
+    errors, rounding = np.sqrt(errors_sq), 1e-12 * np.sqrt(squares[0])  # an iterate may be optimal, a step exact
+    size, certificates = np.sqrt(squares) + rounding, certificates + rounding
+    return squares, errors / size, errors / certificates, float(result.phi["phi"].flatten()[0])
 
 
 def _table(prefix: str, names: tuple[str, ...], rows: list[tuple[float, ...]]) -> Evidence:

@@ -28,5 +28,5 @@ def test_a_step_size_is_finite_and_above_zero():
     positive("alpha", 5e-324)
     positive("alpha", np.float32(0.5))
     for value in (0.0, -1.0, math.inf, math.nan, "0.1", None, True):
-        with pytest.raises(ValueError, match=f"expected alpha a finite number > 0, got {value}"):
+        with pytest.raises(ValueError, match=f"expected alpha a finite number > 0, got {value!r}"):
             positive("alpha", value)
