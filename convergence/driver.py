@@ -19,6 +19,7 @@ from torch import Tensor
 
 from convergence.arguments import integer
 from convergence.method import Method
+from convergence.optimisers import MakeOptimizer, Optimised, require_upper_step
 from convergence.oracle import Oracle
 from convergence.probes import Probe, Snapshot
 from convergence.recording import Recorder, Running, resolve_probes
@@ -43,6 +44,7 @@ def run(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float64,
     phi0: Parameters | None = None,
+    optimizer: MakeOptimizer | None = None,
     progress: bool = False,
     raise_on_failure: bool = True,
 ) -> Result:
@@ -56,6 +58,8 @@ def run(
     stop_at        probe -> threshold; a replica stops with CONVERGED before the first iteration t at which all its
                    probes of phi named here are at or below theirs, or after it for probes of the step
     phi0           the start, with or without a replica axis; by default drawn by the problem from the seed
+    optimizer      makes a torch.optim.Optimizer of the tensors of phi, which then takes the upper step along d, in
+                   place of a method's own (whose upper_step_size is None)
 
     Raises ValueError on wrong arguments, RunFailed (which carries the result) on BREAKDOWN or NON_FINITE unless
     `raise_on_failure` is False, ReferenceFailed where a probe finds no true gradient though the method
@@ -87,6 +91,9 @@ def run(
     wanted = resolve_probes(probes, stop_at, finite=problem.tasks is not None)
     phi = _start(problem, phi0, seeds, replicas, device, dtype)
     state = method.start(oracle, phi)
+    optimised = None if optimizer is None else Optimised(method, phi, optimizer)
+    if optimised is None:
+        require_upper_step(method)
 
     began = time.perf_counter()
     recorder = Recorder(wanted, stop_at or {}, lead=lead, device=device)
@@ -101,6 +108,8 @@ def run(
                 break
             tasks = draw(t)
             step = method.step(oracle, phi, tasks, state)
+            if optimised is not None:
+                step = step._replace(phi=optimised.from_point(phi, step.direction))
             snapshot.step, snapshot.tasks = step, tasks
             reached = recorder.of_step(snapshot, running) if probing else None
             failure = torch.maximum(step.failure.amax(-1), _non_finite(step.phi, running.which))

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from convergence.arguments import integer, positive
-from convergence.linear_solvers import ConjugateGradient
+from convergence.linear_solvers import LinearSolver
+from convergence.lower_solvers import GradientDescent
 from convergence.oracle import Features, Oracle
 from problems import Parameters, Tasks
 
@@ -31,7 +32,7 @@ class Implicit:
     Source: Yang, Ma, Yu 2025, Algorithm 1; Pedregosa 2016; Grazzi et al. 2020.
     """
 
-    linear_solver: ConjugateGradient
+    linear_solver: LinearSolver
 
     def estimate(
         self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, *, start: Tensor | None = None
@@ -67,3 +68,28 @@ class Unrolled:
             oracle.calls[name] += self.steps * len(tasks)
         theta = theta.detach()
         return Estimate(d, theta, theta.new_zeros(theta.shape), theta.new_zeros(theta.shape[:-1]).int())
+
+
+@dataclass(frozen=True)
+class FirstOrder:
+    """K gradient steps without a graph; of theta_{i,K}(phi) only the dependence of the start on phi is kept.
+
+    d = mean_i [ grad_phi f_i + (d theta_{i,0} / dphi)' grad_theta f_i ] at theta_{i,K}: second derivatives of g are
+    dropped, and with them the change of the steps with phi, so d is biased. Cost a task: K lower gradients, one upper
+    gradient. Memory independent of K. Source: Finn, Abbeel, Levine, ICML 2017, section 5.2 (first-order MAML).
+    """
+
+    steps: int
+    step_size: float
+
+    def __post_init__(self) -> None:
+        integer("steps", self.steps, least=0)
+        positive("step_size", self.step_size)
+
+    def estimate(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks) -> Estimate:
+        """d from the start theta, with the graph by which it depends on phi, if it does."""
+        start = theta.detach()
+        end = GradientDescent(self.steps, self.step_size).solve(oracle, z, start, tasks)
+        theta = theta + (end - start)
+        d = oracle.total_gradient(z, theta, tasks)
+        return Estimate(d, end, end.new_zeros(end.shape), end.new_zeros(end.shape[:-1]).int())

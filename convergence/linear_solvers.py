@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,16 @@ class LinearSolution(NamedTuple):
     v: Tensor
     residual_norm: Tensor
     failure: Tensor
+
+
+class LinearSolver(Protocol):
+    """What `Implicit` asks of a linear solver."""
+
+    def solve(self, hessian: Callable[[Tensor], Tensor], b: Tensor, start: Tensor | None = None) -> LinearSolution:
+        """v with H v = b, from `start` (None: zero)."""
+
+    def products(self, *, warm: bool) -> int:
+        """HVPs a task, with a start of v or without. Raises ValueError where they depend on the problem."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,10 @@ class ConjugateGradient:
         integer("CG steps", self.steps, least=0)
         if self.tolerance is not None and not self.tolerance >= 0:
             raise ValueError(f"expected a CG tolerance >= 0, got {self.tolerance}")
+
+    def products(self, *, warm: bool) -> int:
+        """N, and one more for the residual of a given start."""
+        return self.steps + (1 if warm and self.steps > 0 else 0)
 
     def solve(
         self,
@@ -83,6 +97,46 @@ class ConjugateGradient:
         stuck = ~((rr <= threshold) & finite) & ~active
         failure = torch.where(finite, Status.BREAKDOWN, Status.NON_FINITE) * stuck
         return LinearSolution(v, rr.squeeze(-1).sqrt(), failure.squeeze(-1))
+
+
+@dataclass(frozen=True)
+class Direct:
+    """v = H^-1 b: by the problem's closed form `lower_inverse_hvp` where it has one, else by Cholesky factors.
+
+    Without the closed form H is assembled from q products with the unit vectors: q HVPs a task and q^2 numbers, for
+    small q; with it, one HVP a task for the residual. The start is not looked at. A row whose H is not positive
+    definite is a BREAKDOWN with v = 0.
+
+    >>> H = torch.tensor([[[2.0, 1.0], [1.0, 3.0]]], dtype=torch.float64)
+    >>> Direct().solve(lambda v: (H @ v[..., None])[..., 0], torch.tensor([[1.0, 0.0]], dtype=torch.float64)).v
+    tensor([[ 0.6000, -0.2000]], dtype=torch.float64)
+    """
+
+    def products(self, *, warm: bool) -> int:
+        """Raises ValueError: one with the closed form, else as many as theta has entries."""
+        raise ValueError(
+            "expected a solver whose HVPs are known beforehand, got Direct: it takes one where the problem has "
+            "lower_inverse_hvp, else one for each entry of theta"
+        )
+
+    def solve(self, hessian: Callable[[Tensor], Tensor], b: Tensor, start: Tensor | None = None) -> LinearSolution:
+        """v = H^-1 b, (..., B, q)."""
+        inverse = getattr(hessian, "inverse", None)
+        if inverse is not None:
+            v = inverse(b)
+            definite = torch.ones_like(b[..., 0], dtype=torch.bool)
+            residual = b - hessian(v)
+        else:
+            units = torch.eye(b.shape[-1], dtype=b.dtype, device=b.device)
+            H = torch.stack([hessian(unit.expand_as(b)) for unit in units], -1)
+            factor, info = torch.linalg.cholesky_ex(H)
+            definite = info == 0
+            factor = torch.where(definite[..., None, None], factor, units)  # so that the other rows can be solved
+            v = torch.cholesky_solve(b.unsqueeze(-1), factor).squeeze(-1) * definite.unsqueeze(-1)
+            residual = b - (H @ v.unsqueeze(-1)).squeeze(-1)
+        failure = torch.where(definite, 0, Status.BREAKDOWN)
+        failure = torch.where(torch.isfinite(v).all(-1), failure, Status.NON_FINITE).int()
+        return LinearSolution(v, torch.linalg.vector_norm(residual, dim=-1), failure)
 
 
 def _advance(

@@ -11,11 +11,11 @@ from torch import Tensor
 from convergence.adaptive import Certified
 from convergence.arguments import integer, positive
 from convergence.hypergradients import Implicit
-from convergence.linear_solvers import ConjugateGradient
+from convergence.linear_solvers import ConjugateGradient, LinearSolver
 from convergence.lower_solvers import GradientDescent
-from convergence.method import Step
-from convergence.oracle import Calls, Oracle
-from problems import Parameters, Tasks, map_parameters
+from convergence.method import Step, descend
+from convergence.oracle import Calls, Features, Oracle
+from problems import Parameters, Tasks
 
 
 class State(NamedTuple):
@@ -31,13 +31,14 @@ class MemoryReduced:
 
     lower_steps      K >= 0
     lower_step_size  alpha; None takes 2 / (L + mu) from the problem's constants
-    cg_steps         N >= 0
-    upper_step_size  beta
+    cg_steps         N >= 0; None where another linear_solver is given
+    upper_step_size  beta; None leaves the step to an optimiser (`run(optimizer=)`, training)
     warm_start       True: theta AND v of each task start where they were left; False: at theta0 and 0;
                      "theta": only theta is warm (then N < q leaves an error floor, docs/theory.md S3c)
     accuracy         None: K and N as given. A number: they are upper limits, and each iteration takes as few steps as
                      certify |d - grad Phi_B| <= accuracy |d| (docs/theory.md S1; not with replicas). The probe
                      certified_direction_error tells where the limits did not let it. Not in the paper
+    linear_solver    instead of N CG steps that freeze at rounding: `Direct()`, or `ConjugateGradient` with a tolerance
 
     Cost a task and iteration: K lower gradients, N HVPs (N + 1 if v is warm and N > 0), one cross product, one
     upper gradient. Memory: no graph of the K steps; a warm start keeps 2 M q numbers. The theorems ask for more
@@ -47,19 +48,24 @@ class MemoryReduced:
 
     lower_steps: int
     lower_step_size: float | None = None
-    cg_steps: int
-    upper_step_size: float
+    cg_steps: int | None = None
+    upper_step_size: float | None = None
     warm_start: bool | Literal["theta"] = True
     accuracy: float | None = None
+    linear_solver: LinearSolver | None = None
 
     def __post_init__(self) -> None:
         integer("lower_steps", self.lower_steps, least=0)
-        integer("cg_steps", self.cg_steps, least=0)
-        positive("upper_step_size", self.upper_step_size)
-        if self.lower_step_size is not None:
-            positive("lower_step_size", self.lower_step_size)
-        if self.accuracy is not None:
-            positive("accuracy", self.accuracy)
+        for name in ("lower_step_size", "upper_step_size", "accuracy"):
+            if getattr(self, name) is not None:
+                positive(name, getattr(self, name))
+        if self.linear_solver is None:
+            integer("cg_steps", self.cg_steps, least=0)
+        elif self.cg_steps is not None or self.accuracy is not None:
+            raise ValueError(
+                "expected cg_steps=None and accuracy=None beside a linear_solver, "
+                f"got {self.cg_steps} and {self.accuracy}"
+            )
         if not (isinstance(self.warm_start, bool) or self.warm_start == "theta"):  # 1 == True is not meant
             raise ValueError(f'expected warm_start True, False or "theta", got {self.warm_start!r}')
 
@@ -78,7 +84,7 @@ class MemoryReduced:
         else:
             estimate = self.certified(oracle, self.accuracy).estimate(oracle, z, theta, tasks, start=v)
         d, theta, v, failure = estimate
-        phi = map_parameters(lambda x, dx: torch.sub(x, dx, alpha=self.upper_step_size), phi, d)
+        phi = descend(phi, d, self.upper_step_size)
         return Step(phi, self._store(state, tasks, oracle, theta, v), d, theta, v, failure)
 
     # ---- its parts
@@ -87,14 +93,22 @@ class MemoryReduced:
         """K gradient steps of size alpha. Raises ValueError where alpha is neither given nor known."""
         return GradientDescent.of(oracle.problem, self.lower_steps, self.lower_step_size)
 
+    def adapt(self, oracle: Oracle, z: Features, phi: Parameters, tasks: Tasks) -> Tensor:
+        """theta after K steps from theta0, (..., B, q): what new tasks are judged by."""
+        return self.lower_solver(oracle).solve(oracle, z, oracle.theta0(phi, tasks), tasks)
+
     @property
     def implicit(self) -> Implicit:
-        """The hypergradient by N CG steps."""
-        return Implicit(ConjugateGradient(self.cg_steps))
+        """The hypergradient by N CG steps, or by the linear solver given."""
+        return Implicit(self.linear_solver or self._conjugate_gradient)
+
+    @property
+    def _conjugate_gradient(self) -> ConjugateGradient:
+        return ConjugateGradient(integer("cg_steps", self.cg_steps, least=0))
 
     def certified(self, oracle: Oracle, accuracy: float) -> Certified:
         """The hypergradient to a certified accuracy, by at most K lower and N CG steps."""
-        return Certified(self.lower_solver(oracle), ConjugateGradient(self.cg_steps), accuracy)
+        return Certified(self.lower_solver(oracle), self._conjugate_gradient, accuracy)
 
     def start(self, oracle: Oracle, phi: Parameters) -> State:
         """The state before the first iteration: theta0 and v = 0 for every task of the pool."""
@@ -111,14 +125,14 @@ class MemoryReduced:
     def declared_calls(self, batch: int) -> Calls:
         """Oracle calls of one upper iteration on a batch of tasks, in one replica.
 
-        Raises ValueError where `accuracy` decides on them.
+        Raises ValueError where `accuracy` or the problem decides on them.
         """
         if self.accuracy is not None:
             raise ValueError(f"expected accuracy=None for calls that are known beforehand, got {self.accuracy}")
-        residual = 1 if self.warm_start is True and self.cg_steps > 0 else 0
+        products = self.implicit.linear_solver.products(warm=self.warm_start is True)
         return {
             "lower_gradient": batch * self.lower_steps,
-            "hvp": batch * (self.cg_steps + residual),
+            "hvp": batch * products,
             "cross_product": batch,
             "upper_gradient": batch,
         }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from convergence.oracle import Calls, Oracle
-from problems import Parameters, Tasks
+from problems import Parameters, Tasks, map_parameters
 
 
 class Step(NamedTuple):
@@ -38,3 +39,10 @@ class Method(Protocol):
 
     def declared_calls(self, batch: int) -> Calls:
         """Oracle calls of one upper iteration on a batch of tasks, in one replica."""
+
+
+def descend(phi: Parameters, direction: Parameters, step_size: float | None) -> Parameters:
+    """phi - beta d; phi as it is where beta is None and an optimiser takes the step (`run(optimizer=)`, training)."""
+    if step_size is None:
+        return phi
+    return map_parameters(lambda x, dx: torch.sub(x, dx, alpha=step_size), phi, direction)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,21 @@ class Features(NamedTuple):
     phi: Parameters
     graph: Any
     value: Any
+
+
+@dataclass(frozen=True)
+class LowerHessian:
+    """The map v -> (d2g_i/dtheta2) v_i at some theta, one HVP a task and product.
+
+    `inverse` maps b to (d2g_i/dtheta2)^-1 b_i where the problem has that closed form, and counts no product.
+    """
+
+    product: Callable[[Tensor], Tensor]
+    inverse: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """(d2g_i/dtheta2) v_i, (..., B, q)."""
+        return self.product(v)
 
 
 class Oracle:
@@ -70,13 +86,17 @@ class Oracle:
         (methods that unroll the lower steps do).
         """
         if self.problem.has("surrogate_gradient") and not keep_graph:
-            with torch.no_grad():
-                value = self._over_replicas(self.problem.embed, phi, tasks)
-            return Features(phi, value, value)
+            return self.features(phi, tasks)
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in phi.items()}
         with torch.enable_grad():
             graph = self._over_replicas(self.problem.embed, leaves, tasks)
         return Features(leaves, graph, map_tensors(Tensor.detach, graph))
+
+    def features(self, phi: Parameters, tasks: Tasks) -> Features:
+        """Features of phi without any graph, to evaluate the lower level alone. Not counted."""
+        with torch.no_grad():
+            value = self._over_replicas(self.problem.embed, phi, tasks)
+        return Features(phi, value, value)
 
     def lower_gradient(self, z: Features, theta: Tensor, tasks: Tasks, *, keep_graph: bool = False) -> Tensor:
         """grad_theta g_i(phi, theta_i), (..., B, q). One lower gradient a task.
@@ -92,7 +112,7 @@ class Oracle:
             values = self._values(self.problem.lower, z.graph if keep_graph else z.value, point, tasks)
         return self._theta_gradient(values, point, create_graph=keep_graph)
 
-    def lower_hessian(self, z: Features, theta: Tensor, tasks: Tasks) -> Callable[[Tensor], Tensor]:
+    def lower_hessian(self, z: Features, theta: Tensor, tasks: Tasks) -> LowerHessian:
         """The map v -> (d2g_i/dtheta2) v_i at theta, (..., B, q). One HVP a task and product.
 
         Without a closed form the graph of one lower gradient is built here and differentiated by each product:
@@ -119,7 +139,22 @@ class Oracle:
             with torch.no_grad():
                 return product(v)
 
-        return counted
+        def inverse(b: Tensor) -> Tensor:
+            with torch.no_grad():
+                return self._over_replicas(self.problem.lower_inverse_hvp, z.value, theta, b, tasks)
+
+        return LowerHessian(counted, inverse if self.problem.has("lower_inverse_hvp") else None)
+
+    def lower_argmin(self, z: Features, tasks: Tasks) -> Tensor:
+        """theta_i*, (..., B, q), with its graph where the features have one. Not counted.
+
+        Raises ValueError where the problem has no such closed form.
+        """
+        if not self.problem.has("lower_argmin"):
+            raise ValueError(
+                f"expected a problem with the closed form lower_argmin, got {type(self.problem).__name__} without it"
+            )
+        return self._over_replicas(self.problem.lower_argmin, z.graph, tasks)
 
     def upper_gradient(self, z: Features, theta: Tensor, tasks: Tasks) -> Tensor:
         """grad_theta f_i(phi, theta_i), (..., B, q). One upper gradient a task, shared with `hypergradient`."""

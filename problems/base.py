@@ -234,6 +234,14 @@ class Problem:
         """(d2 g_i / dtheta2) v_i, (..., B, q)."""
         raise self._no_closed_form("lower_hvp")
 
+    def lower_inverse_hvp(self, features: Any, theta: Tensor, b: Tensor, tasks: Tasks) -> Tensor:
+        """(d2 g_i / dtheta2)^-1 b_i, (..., B, q): what `Direct` solves."""
+        raise self._no_closed_form("lower_inverse_hvp")
+
+    def lower_argmin(self, features: Any, tasks: Tasks) -> Tensor:
+        """theta_i* as a differentiable function of the features, (..., B, q): what the method `ClosedForm` needs."""
+        raise self._no_closed_form("lower_argmin")
+
     def upper_gradient(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
         """grad_theta f_i, (..., B, q)."""
         raise self._no_closed_form("upper_gradient")

@@ -1,0 +1,51 @@
+"""The lower level in closed form, and the derivative through it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from convergence.arguments import positive
+from convergence.method import Step, descend
+from convergence.oracle import Calls, Features, Oracle
+from problems import Parameters, Tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedForm:
+    """d = d/dphi mean_i f_i(phi, theta_i*(phi)), theta_i* by the problem's `lower_argmin`, differentiated as written.
+
+    upper_step_size  beta; None leaves the step to an optimiser
+
+    Exact. Cost a task and iteration: one upper gradient; the closed form itself is not counted. Memory: one graph of
+    the closed form. With class means as theta* it is ProtoNet (Snell, Swersky, Zemel, NeurIPS 2017), with ridge
+    regression R2D2 (Bertinetto, Henriques, Torr, Vedaldi, ICLR 2019).
+    Raises ValueError where the problem has no `lower_argmin`.
+    """
+
+    upper_step_size: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.upper_step_size is not None:
+            positive("upper_step_size", self.upper_step_size)
+
+    def start(self, oracle: Oracle, phi: Parameters) -> None:
+        """Nothing is carried over."""
+
+    def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: None) -> Step:
+        """phi_{t+1} from phi_t and the tasks of iteration t."""
+        z = oracle.embed(phi, tasks, keep_graph=True)
+        theta = oracle.lower_argmin(z, tasks)
+        d = oracle.total_gradient(z, theta, tasks)
+        theta = theta.detach()
+        none = theta.new_zeros(theta.shape[:-1]).int()
+        return Step(descend(phi, d, self.upper_step_size), None, d, theta, theta.new_zeros(theta.shape), none)
+
+    def adapt(self, oracle: Oracle, z: Features, phi: Parameters, tasks: Tasks) -> Tensor:
+        """theta_i*, (..., B, q)."""
+        return oracle.lower_argmin(z, tasks)
+
+    def declared_calls(self, batch: int) -> Calls:
+        """Oracle calls of one upper iteration on a batch of tasks, in one replica."""
+        return {"lower_gradient": 0, "hvp": 0, "cross_product": 0, "upper_gradient": batch}
