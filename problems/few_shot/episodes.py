@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -60,7 +60,7 @@ class Episodes:
     Source: Vinyals et al., NeurIPS 2016.
     """
 
-    images: ImageSet
+    images: ImageSet = field(repr=False)
     split: str
     way: int = 5
     shot: int = 5
@@ -227,14 +227,20 @@ class EpisodeList:
                 raise ValueError(
                     f"expected listed {name} int64 {shapes[name]}, got {listed.dtype} {tuple(listed.shape)}"
                 )
-        rows = self._listed["rows"]
+        rows, classes = self._listed["rows"], self._listed["classes"]
         if rows.size and not 0 <= rows.min() <= rows.max() < images:
             raise ValueError(f"expected listed rows 0 .. {images - 1}, got {rows.min()} .. {rows.max()}")
-        if wrong := int((self.images.labels[rows] != self._listed["classes"][..., None]).sum()):
+        if wrong := int((self.images.labels[rows] != classes[..., None]).sum()):
             raise ValueError(f"expected listed rows of images of the listed classes, got {wrong} that are of others")
+        for name, each_once in {"classes": classes, "rows": rows.reshape(len(self), -1)}.items():
+            if (np.diff(np.sort(each_once)) == 0).any():
+                raise ValueError(f"expected listed {name} that differ within an episode, got some twice")
+        shifts = self._listed.get("shifts", np.zeros(0, np.int64))
+        largest = int(np.abs(shifts).max(initial=0))
+        Augmentation(rotate_classes="turns" in self._listed, crop=largest).check(self.images.shape)
 
 
-def _numbers(index: _Index | Iterable[int]) -> Numbers:
+def _numbers(index: _Index) -> Numbers:
     """The index as an array (B,). Raises ValueError where it is not one of integers 0 .. 2^62 - 1."""
     numbers = index.cpu().numpy() if isinstance(index, Tensor) else np.asarray(index)
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
@@ -269,8 +275,8 @@ def _tasks(images: ImageSet, index: Numbers, choices: Mapping[str, Numbers], sho
     support, query = torch.from_numpy(augmented(pictures, choices)).tensor_split([shot], dim=2)
     return Tasks(
         torch.from_numpy(index),
-        support=support.flatten(1, 2),
-        query=query.flatten(1, 2),
+        support=support.flatten(1, 2).contiguous(),
+        query=query.flatten(1, 2).contiguous(),
         support_labels=_labels(support),
         query_labels=_labels(query),
     )
