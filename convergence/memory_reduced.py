@@ -38,6 +38,8 @@ class MemoryReduced:
     accuracy         None: K and N as given. A number: they are upper limits, and each iteration takes as few steps as
                      certify |d - grad Phi_B| <= accuracy |d| (docs/theory.md S1; not with replicas). The probe
                      certified_direction_error tells where the limits did not let it. Not in the paper
+    recompute        compute the features without a graph, and again, part by part, for the last line: half the memory
+                     of a network for a third more time
     linear_solver    instead of N CG steps that freeze at rounding: `Direct()`, or `ConjugateGradient` with a tolerance
 
     Cost a task and iteration: K lower gradients, N HVPs (N + 1 if v is warm and N > 0), one cross product, one
@@ -53,6 +55,7 @@ class MemoryReduced:
     warm_start: bool | Literal["theta"] = True
     accuracy: float | None = None
     linear_solver: LinearSolver | None = None
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         integer("lower_steps", self.lower_steps, least=0)
@@ -73,7 +76,8 @@ class MemoryReduced:
 
     def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: State) -> Step:
         """phi_{t+1} from phi_t and the tasks of iteration t."""
-        z = oracle.embed(phi, tasks)  # features once; their graph is kept for the last line of `implicit` alone
+        # Features once; their graph is kept for the last line of `implicit` alone.
+        z = oracle.embed(phi, tasks, recompute=self.recompute)
         theta = _rows(state.theta, tasks, oracle)  # theta0, or where each task's iterate was left
         v = _rows(state.v, tasks, oracle)
         if theta is None:

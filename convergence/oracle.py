@@ -9,14 +9,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convergence.trees import map_tensors
+from convergence.trees import map_tensors, tensors_of
 from problems import Parameters, Problem, Tasks
 
 Calls = dict[str, int]
 
 
 class Features(NamedTuple):
-    """What `Oracle.embed` returns: phi as leaves of a graph, the features with that graph, and without it."""
+    """What `Oracle.embed` returns: phi as leaves of a graph, the features with that graph, and without it.
+
+    `graph` is None where the features are to be computed again for the last line.
+    """
 
     phi: Parameters
     graph: Any
@@ -79,15 +82,20 @@ class Oracle:
             raise ValueError(f"expected theta0 of shape ({len(tasks)}, q), one row a task, got {tuple(theta.shape)}")
         return theta.expand(*lead, *theta.shape[-2:])
 
-    def embed(self, phi: Parameters, tasks: Tasks, *, keep_graph: bool = False) -> Features:
+    def embed(self, phi: Parameters, tasks: Tasks, *, keep_graph: bool = False, recompute: bool = False) -> Features:
         """Features of phi for these tasks; their graph is kept for `hypergradient` alone. Not counted.
 
         Where the problem has a closed form of that last line no graph is kept, unless `keep_graph` asks for it
-        (methods that unroll the lower steps do).
+        (methods that unroll the lower steps do). With `recompute` none is kept either: the last line computes the
+        features again, part by part (`Problem.embed_parts`).
         """
         if self.problem.has("surrogate_gradient") and not keep_graph:
             return self.features(phi, tasks)
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in phi.items()}
+        if recompute:
+            functions, join = self.problem.embed_parts()
+            with torch.no_grad():
+                return Features(leaves, None, join(*(self._over_replicas(part, phi, tasks) for part in functions)))
         with torch.enable_grad():
             graph = self._over_replicas(self.problem.embed, leaves, tasks)
         return Features(leaves, graph, map_tensors(Tensor.detach, graph))
@@ -180,13 +188,9 @@ class Oracle:
         if self.problem.has("surrogate_gradient"):
             with torch.no_grad():
                 return self._over_replicas(self.problem.surrogate_gradient, z.phi, z.value, theta, v, tasks)
-        point = theta.detach().requires_grad_()
-        with torch.enable_grad():
-            lower = self._values(self.problem.lower, z.graph, point, tasks)
-            gradient = self._theta_gradient(lower, point, create_graph=True)
-            upper = self._values(self.problem.upper, z.graph, theta.detach(), tasks)
-            surrogate = upper - (gradient * v.detach()).sum(-1)
-        return self._phi_gradient(surrogate, z.phi)
+        if z.graph is None:
+            return self._recomputed_gradient(z, theta, v, tasks)
+        return self._phi_gradient(self._surrogate(z.graph, theta, v, tasks), z.phi)
 
     def total_gradient(self, z: Features, theta: Tensor, tasks: Tasks) -> Parameters:
         """d/dphi mean_i f_i(phi, theta_i) through the graph that theta itself carries (unrolled lower steps).
@@ -196,6 +200,33 @@ class Oracle:
         self.calls["upper_gradient"] += len(tasks)
         with torch.enable_grad():
             return self._phi_gradient(self._values(self.problem.upper, z.graph, theta, tasks), z.phi)
+
+    # ---- the last line
+
+    def _surrogate(self, features: Any, theta: Tensor, v: Tensor, tasks: Tasks) -> Tensor:
+        """f_i - <grad_theta g_i, v_i>, (..., B), theta and v held fixed."""
+        point = theta.detach().requires_grad_()
+        with torch.enable_grad():
+            lower = self._values(self.problem.lower, features, point, tasks)
+            gradient = self._theta_gradient(lower, point, create_graph=True)
+            upper = self._values(self.problem.upper, features, theta.detach(), tasks)
+            return upper - (gradient * v.detach()).sum(-1)
+
+    def _recomputed_gradient(self, z: Features, theta: Tensor, v: Tensor, tasks: Tasks) -> Parameters:
+        """The slope of the surrogate in the features, then through each part of them, computed again."""
+        leaves = map_tensors(lambda x: x.detach().requires_grad_(), z.value)
+        surrogate = self._surrogate(leaves, theta, v, tasks).mean(-1).sum()
+        slopes = iter(torch.autograd.grad(surrogate, tensors_of(leaves), materialize_grads=True))
+        gradients: list[Tensor | None] = [None] * len(z.phi)
+        for part in self.problem.embed_parts().functions:
+            with torch.enable_grad():
+                again = tensors_of(self._over_replicas(part, z.phi, tasks))
+                if not again:
+                    continue
+                along = torch.stack([(x * next(slopes)).sum() for x in again]).sum()
+            del again
+            gradients = [_add(*pair) for pair in zip(gradients, self._gradients(along, z.phi), strict=True)]
+        return self._named(gradients, z.phi)
 
     # ---- the derivatives themselves
 
@@ -214,9 +245,14 @@ class Oracle:
         if not all(tensor.requires_grad for tensor in phi.values()):
             raise ValueError("expected features embedded with keep_graph=True, got features without a graph")
         total = values.mean(-1).sum()  # mean over the tasks; replicas do not interact
-        gradients: tuple[Tensor | None, ...] = (None,) * len(phi)
-        if total.requires_grad:
-            gradients = torch.autograd.grad(total, list(phi.values()), allow_unused=True)
+        return self._named(self._gradients(total, phi), phi)
+
+    def _gradients(self, total: Tensor, phi: Parameters) -> list[Tensor | None]:
+        if not total.requires_grad:
+            return [None] * len(phi)
+        return list(torch.autograd.grad(total, list(phi.values()), allow_unused=True))
+
+    def _named(self, gradients: list[Tensor | None], phi: Parameters) -> Parameters:
         if all(gradient is None for gradient in gradients):
             raise ValueError(
                 f"expected phi to reach an objective of {type(self.problem).__name__}, got none that depends on it: "
@@ -244,3 +280,9 @@ class Oracle:
         own = 0 if tasks.index.dim() == 2 else None  # do the replicas see different tasks?
         mapped = torch.vmap(lambda each, index, data: function(*each, Tasks(index, **data)), in_dims=(0, own, own))
         return mapped(tensors, tasks.index, tasks.tensors)
+
+
+def _add(total: Tensor | None, more: Tensor | None) -> Tensor | None:
+    if total is None or more is None:
+        return more if total is None else total
+    return total.add_(more)

@@ -23,3 +23,15 @@ def map_tensors(function: Callable[..., Tensor], tree: Any, *others: Any) -> Any
         branches = [map_tensors(function, *same) for same in zip(tree, *others, strict=True)]
         return type(tree)(*branches) if hasattr(tree, "_fields") else type(tree)(branches)
     return tree
+
+
+def tensors_of(tree: Any) -> list[Tensor]:
+    """The tensors of the tree, in the order in which `map_tensors` meets them."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(note, tree)
+    return found

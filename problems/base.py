@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,6 +75,16 @@ class Tasks:
         """The same tasks on `device`, floating-point tensors in `dtype`."""
         moved = {name: _to(tensor, device, dtype) for name, tensor in self.tensors.items()}
         return Tasks(self.index.to(device), **moved)
+
+
+class Parts(NamedTuple):
+    """embed(phi, tasks) = join(*(compute(phi, tasks) for compute in functions)).
+
+    An oracle that computes the features again for its last line holds the graph of one part at a time.
+    """
+
+    functions: tuple[Callable[[Parameters, Tasks], Any], ...]
+    join: Callable[..., Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +225,10 @@ class Problem:
     def embed(self, phi: Parameters, tasks: Tasks) -> Any:
         """Features: all that g and f see of phi, computed once an upper iteration; by default phi itself."""
         return phi
+
+    def embed_parts(self) -> Parts:
+        """The features in parts that do not need each other; by default all in one."""
+        return Parts((self.embed,), lambda features: features)
 
     def lower(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
         """g_i(phi, theta_i), shape (..., B)."""

@@ -1,0 +1,142 @@
+"""Networks that map images to features, as functions of named tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812  # its name everywhere
+from torch import Tensor
+
+from problems.base import Parameters
+from problems.few_shot.normalisation import Normalisation
+
+Shape = tuple[int, int, int]  # (C, H, W) of an image
+
+
+class Embedding(Protocol):
+    """A network without state: its tensors are given with each call."""
+
+    def parameters(self, shape: Shape, rng: torch.Generator) -> Parameters:
+        """Initial tensors for images of this shape, float32, drawn from `rng`. Raises ValueError where it is small."""
+
+    def size(self, shape: Shape) -> int:
+        """Features of an image of this shape."""
+
+    def __call__(self, phi: Parameters, images: Tensor, normalise: Normalisation) -> Tensor:
+        """Features (n, d) of images (n, C, H, W)."""
+
+
+@dataclass(frozen=True)
+class Conv4:
+    """Four blocks of [3 x 3 convolution with bias, batch norm, ReLU, 2 x 2 max-pooling], then flattened.
+
+    channels   64 for images of 32 x 32 (256 features), 32 for 84 x 84 (800 features) in the paper
+
+    ReLU and max-pooling change places: the same values and gradients, and ReLU sees a quarter of the numbers.
+    Source: Vinyals et al., NeurIPS 2016; Snell et al., NeurIPS 2017.
+    """
+
+    channels: int = 64
+
+    def parameters(self, shape: Shape, rng: torch.Generator) -> Parameters:
+        """Weights uniform within sqrt(6 / (fan_in + fan_out)) (Glorot, Bengio 2010), biases 0, scales 1, shifts 0."""
+        self.size(shape)
+        phi: Parameters = {}
+        before = shape[0]
+        for name in self._blocks():
+            phi |= _convolution(name, before, self.channels, rng, bias=True) | _affine(name, self.channels)
+            before = self.channels
+        return phi
+
+    def size(self, shape: Shape) -> int:
+        """channels (H // 16) (W // 16)."""
+        height, width = shape[1] // 16, shape[2] // 16
+        if min(height, width) < 1:
+            raise ValueError(f"expected images of at least 16 x 16 pixels for Conv4, got {shape[1]} x {shape[2]}")
+        return self.channels * height * width
+
+    def __call__(self, phi: Parameters, images: Tensor, normalise: Normalisation) -> Tensor:
+        """Features (n, d) of images (n, C, H, W)."""
+        x = images
+        for name in self._blocks():
+            x = F.conv2d(x, phi[f"{name}.conv.weight"], phi[f"{name}.conv.bias"], padding=1)
+            x = normalise(x, phi, f"{name}.norm")
+            x = F.relu(F.max_pool2d(x, 2))
+        return x.flatten(1)
+
+    @staticmethod
+    def _blocks() -> Iterator[str]:
+        return (f"block{k}" for k in range(1, 5))
+
+
+@dataclass(frozen=True)
+class ResNet12:
+    """Four residual blocks of three 3 x 3 convolutions with batch norm and leaky ReLU, then the average over pixels.
+
+    channels   of the blocks
+    slope      of leaky ReLU below zero
+
+    Each block ends in 2 x 2 max-pooling; its shortcut is a 1 x 1 convolution with batch norm.
+    Source: Oreshkin et al., NeurIPS 2018; Lee et al., CVPR 2019 (MetaOptNet). Differs: no DropBlock, and the average
+    over pixels instead of all of them.
+    """
+
+    channels: tuple[int, int, int, int] = (64, 160, 320, 640)
+    slope: float = 0.1
+
+    def parameters(self, shape: Shape, rng: torch.Generator) -> Parameters:
+        """Weights normal with variance 2 / fan_out (He et al. 2015), scales 1, shifts 0."""
+        self.size(shape)
+        phi: Parameters = {}
+        before = shape[0]
+        for k, width in enumerate(self.channels, 1):
+            for part, inputs, side in ((1, before, 3), (2, width, 3), (3, width, 3), ("shortcut", before, 1)):
+                name = f"block{k}.{part}"
+                phi |= _convolution(name, inputs, width, rng, side=side, bias=False) | _affine(name, width)
+            before = width
+        return phi
+
+    def size(self, shape: Shape) -> int:
+        """Channels of the last block."""
+        if min(shape[1:]) < 16:
+            raise ValueError(f"expected images of at least 16 x 16 pixels for ResNet12, got {shape[1]} x {shape[2]}")
+        return self.channels[-1]
+
+    def __call__(self, phi: Parameters, images: Tensor, normalise: Normalisation) -> Tensor:
+        """Features (n, d) of images (n, C, H, W)."""
+
+        def convolved(x: Tensor, name: str, padding: int) -> Tensor:
+            x = F.conv2d(x, phi[f"{name}.conv.weight"], padding=padding)
+            return normalise(x, phi, f"{name}.norm")
+
+        x = images
+        for k in range(1, len(self.channels) + 1):
+            shortcut = convolved(x, f"block{k}.shortcut", padding=0)
+            for part in (1, 2):
+                x = F.leaky_relu(convolved(x, f"block{k}.{part}", padding=1), self.slope)
+            x = convolved(x, f"block{k}.3", padding=1) + shortcut
+            x = F.leaky_relu(F.max_pool2d(x, 2), self.slope)  # in this order for the same values at a quarter of them
+        return x.mean((-2, -1))
+
+
+EMBEDDINGS = {"conv4": Conv4, "resnet12": ResNet12}
+
+
+def _convolution(
+    name: str, inputs: int, outputs: int, rng: torch.Generator, *, bias: bool, side: int = 3
+) -> Parameters:
+    area = side * side
+    shape = (outputs, inputs, side, side)
+    if bias:
+        bound = math.sqrt(6 / (area * (inputs + outputs)))
+        weight = (2 * torch.rand(shape, generator=rng) - 1) * bound
+        return {f"{name}.conv.weight": weight, f"{name}.conv.bias": torch.zeros(outputs)}
+    return {f"{name}.conv.weight": torch.randn(shape, generator=rng) * math.sqrt(2 / (area * outputs))}
+
+
+def _affine(name: str, channels: int) -> Parameters:
+    return {f"{name}.norm.weight": torch.ones(channels), f"{name}.norm.bias": torch.zeros(channels)}
