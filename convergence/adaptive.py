@@ -31,9 +31,10 @@ class Certified:
     steps of CG, so sqrt(kappa) / (1 + sqrt(kappa)) of the error is left to theta. Since <d, grad Phi_B> >=
     (1 - accuracy) |d|^2, a step of size beta < 2 (1 - accuracy) / L_Phi descends.
 
-    Ends without the certificate where a limit is reached, or theta and v stand still at rounding: watch the probe
-    `certified_direction_error`. Cost a task: the steps taken, and each pass an upper gradient, a cross product, the HVP
-    of a residual. Source: the certificate, docs/theory.md S1; relative inexactness, S6. Not in the paper.
+    Ends without the certificate where a limit is reached, or theta or v stands still (theta at rounding, v at the
+    tolerance of CG): watch the probe `certified_direction_error`. Cost a task: the steps taken, and each pass an upper
+    gradient, a cross product, the HVP of a residual. Source: the certificate, docs/theory.md S1; relative inexactness,
+    S6. Not in the paper.
     """
 
     lower_solver: GradientDescent
@@ -66,7 +67,8 @@ class Certified:
             size = math.sqrt(sum(float(part.square().sum()) for part in d.values()))
             certified = error.of_direction(residual, v.norm(dim=-1))
             rounding = error.stands_still or certified > _SLACK * allowed  # theta or v got no better
-            if certified <= self.accuracy * size or K <= 0 or N <= 0 or rounding:
+            idle = error.lower_steps + error.cg_steps == 0  # theta is small, v frozen: the next pass would be this one
+            if certified <= self.accuracy * size or K <= 0 or N <= 0 or rounding or idle:
                 return Estimate(d, theta, v, failure)
             allowed = max(_MARGIN * self.accuracy * size, certified / _SHRINK)
 

@@ -5,7 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from convergence import ConjugateGradient, GradientDescent, MemoryReduced, Oracle, Status, run
+from convergence import (
+    Certified,
+    ConjugateGradient,
+    GradientDescent,
+    MemoryReduced,
+    Oracle,
+    Status,
+    certified_error,
+    run,
+)
 from problems import PROBLEMS, ProxLogistic, Quadratic
 from tests.strategies import normal
 from tests.twins import UserRidge
@@ -91,6 +100,34 @@ def test_at_rounding_a_run_goes_on_without_the_certificate_and_without_burning_i
     result = run(problem, method, iterations=80, dtype=dtype)
     assert result.trace["grad_norm_sq"][-1] < 100 * torch.finfo(dtype).eps ** 2 * result.trace["grad_norm_sq"][0] * 1e4
     assert result.calls["lower_gradient"] + result.calls["hvp"] < 80 * 3 * 1500
+
+
+class FewPasses(Oracle):
+    """Gives up where an estimate goes on and on; a pass asks for one cross product."""
+
+    def hypergradient(self, *arguments):
+        assert self.calls["cross_product"] < 40 * len(self.pool), "40 passes without an end"
+        return super().hypergradient(*arguments)
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6, None])
+@pytest.mark.parametrize("name", ["quadratic", "proximal", "prox-logistic"])
+def test_an_accuracy_just_below_what_a_frozen_cg_leaves_ends(name, tolerance):
+    problem = PROBLEMS[name](1)
+    phi = problem.phi0(torch.Generator().manual_seed(0))
+    lower, linear = GradientDescent(10**5, problem.constants.lower_step_size), ConjugateGradient(10**4, tolerance)
+
+    def reached(accuracy):
+        oracle = FewPasses(problem)
+        z, theta = oracle.embed(phi, oracle.pool), oracle.theta0(phi, oracle.pool)
+        d, theta, v, _ = Certified(lower, linear, accuracy).estimate(oracle, z, theta, oracle.pool)
+        size = sum(float(x.square().sum()) for x in d.values()) ** 0.5
+        return float(certified_error(Oracle(problem), phi, oracle.pool, theta, v)) / size
+
+    least = reached(1e-18)  # at rounding, or at the tolerance of CG
+    for share in torch.arange(0.5, 1.2, 0.02).tolist():
+        # A pass that misses by 1.5 leaves theta at most 2/3 of the error, so that v alone has at least 1/3
+        assert reached(share * least) <= 3 * max(share, 1) * least
 
 
 def test_a_run_on_batches_adapts_to_the_tasks_drawn():
