@@ -7,7 +7,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from problems.quadratic import Quadratic, _floating, _spd
+from problems.arrays import floating, random_symmetric
+from problems.quadratic import Quadratic
 
 
 class Proximal(Quadratic):
@@ -39,7 +40,7 @@ class Proximal(Quadratic):
     ):
         if not prox > 0:
             raise ValueError(f"expected prox > 0, got {prox}")
-        S, m = _floating("S", S), _floating("m", m)
+        S, m = floating("S", S), floating("m", m)
         if S.dim() != 3 or S.shape[-1] != S.shape[-2] or m.shape != S.shape[:2]:
             raise ValueError(f"expected S of shape (M, q, q) with m (M, q), got {tuple(S.shape)} and {tuple(m.shape)}")
         smallest = float(torch.linalg.eigvalsh(S).min())
@@ -78,7 +79,7 @@ class Proximal(Quadratic):
         if not 0 < low <= high or (q == 1 and low != high):
             raise ValueError(f"expected a spectrum 0 < low <= high, for q = 1 with low = high, got {spectrum}")
         rng = np.random.default_rng(seed)
-        S = _spd(rng, tasks, np.geomspace(low, high, q))
-        Q = S if matched else _spd(rng, tasks, np.linspace(0.5, 1.5, q))
+        S = random_symmetric(rng, tasks, np.geomspace(low, high, q))
+        Q = S if matched else random_symmetric(rng, tasks, np.linspace(0.5, 1.5, q))
         m, u = rng.standard_normal((2, tasks, q))
         return cls(S, m, Q, u, prox=prox)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from problems.arrays import floating, random_symmetric
 from problems.base import Constants, Parameters, Problem, Tasks, matvec
 
 
@@ -54,7 +55,7 @@ class Quadratic(Problem):
         if start is not None or gain is not None:
             given["start"] = start if start is not None else np.zeros(np.shape(b))
             given["gain"] = gain if gain is not None else np.zeros(np.shape(C))
-        arrays = {name: _floating(name, value) for name, value in given.items()}
+        arrays = {name: floating(name, value) for name, value in given.items()}
         widest = functools.reduce(torch.promote_types, (tensor.dtype for tensor in arrays.values()))
         self.data = {name: tensor.to(widest) for name, tensor in arrays.items()}
         shape = self.data["C"].shape
@@ -107,11 +108,11 @@ class Quadratic(Problem):
         rng = np.random.default_rng(seed)
         count = 1 if equal_hessians else tasks
 
-        A = _spd(rng, count, np.geomspace(1.0, kappa, q))
+        A = random_symmetric(rng, count, np.geomspace(1.0, kappa, q))
         C = rng.standard_normal((count, q, p))
         C *= coupling / np.linalg.norm(C, 2, axis=(1, 2), keepdims=True)
-        Q = _spd(rng, count, np.linspace(0.5, 1.5, q))
-        R = _spd(rng, count, np.linspace(*upper_curvature, p))
+        Q = random_symmetric(rng, count, np.linspace(0.5, 1.5, q))
+        R = random_symmetric(rng, count, np.linspace(*upper_curvature, p))
         A, C, Q, R = (np.broadcast_to(x, (tasks, *x.shape[1:])).copy() for x in (A, C, Q, R))
         b, u = rng.standard_normal((2, tasks, q))
         w = rng.standard_normal((tasks, p))
@@ -248,27 +249,8 @@ def _form(matrix: Tensor, vector: Tensor) -> Tensor:
     return (vector * matvec(matrix, vector)).sum(-1)
 
 
-def _floating(name: str, value: ArrayLike | Tensor) -> Tensor:
-    """The value as a floating-point tensor of its own dtype (integers become float64)."""
-    try:
-        tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.array(value))
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"expected {name} an array of numbers, got {type(value).__name__}") from error
-    if tensor.is_complex():
-        raise TypeError(f"expected {name} an array of real numbers, got {tensor.dtype}")
-    return tensor.detach().clone() if tensor.is_floating_point() else tensor.double()
-
-
 def _require_symmetric(name: str, matrices: Tensor) -> None:
     gap = float((matrices - matrices.mT).abs().max())
     allowed = 64 * torch.finfo(matrices.dtype).eps * float(matrices.abs().max())
     if gap > allowed:
         raise ValueError(f"expected {name} symmetric, got |{name} - {name}'| up to {gap:.3g}")
-
-
-def _spd(rng: np.random.Generator, count: int, eigenvalues: np.ndarray) -> np.ndarray:
-    """`count` symmetric matrices with these eigenvalues and random eigenvectors, (count, n, n)."""
-    n = len(eigenvalues)
-    vectors, _ = np.linalg.qr(rng.standard_normal((count, n, n)))
-    matrices = (vectors * eigenvalues) @ np.swapaxes(vectors, -1, -2)
-    return (matrices + np.swapaxes(matrices, -1, -2)) / 2
