@@ -113,6 +113,12 @@ class ProxHeads(Problem):
         )
 
 
+def halves(X: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """X, y, X_val, y_val of a problem: the first half of each task's examples to train on, the rest to validate."""
+    X, X_val, y, y_val = (half.contiguous() for array in (X, y) for half in array.chunk(2, dim=1))
+    return X, y, X_val, y_val
+
+
 def _largest_eigenvalue(left: Tensor, right: Tensor) -> float:
     """lambda_max(1/n sum_j left_j right_j') over the tasks, for products that are symmetric."""
     return float(torch.linalg.eigvalsh(left.mT @ right / right.shape[-2])[..., -1].max())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from problems.heads import ProxHeads
+from problems.heads import ProxHeads, halves
 
 _LINEAR = 40.0  # from where log(1 + exp(x)) is x: exp(-40) is below rounding, exp(-20), torch's default, is not
 
@@ -31,8 +31,7 @@ class ProxLogistic(ProxHeads):
         own = direction + 0.5 * torch.randn(tasks, q, generator=rng, dtype=torch.float64)
         y = torch.where((X @ own.unsqueeze(-1)).squeeze(-1) >= 0, 1.0, -1.0).double()
         y = torch.where(torch.rand(y.shape, generator=rng) < 0.1, -y, y)
-        halves = (X[:, :examples], y[:, :examples], X[:, examples:], y[:, examples:])
-        return cls(*(half.contiguous() for half in halves), prox=prox, regulariser=regulariser)
+        return cls(*halves(X, y), prox=prox, regulariser=regulariser)
 
     def _require_labels(self, name: str, labels: Tensor) -> None:
         if bool((labels.abs() != 1).any()):

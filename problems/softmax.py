@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from problems.heads import ProxHeads
+from problems.heads import ProxHeads, halves
 
 
 class ProxSoftmax(ProxHeads):
@@ -55,8 +55,7 @@ class ProxSoftmax(ProxHeads):
         y = (X @ own.mT).argmax(-1)
         anew = torch.randint(classes, y.shape, generator=rng)
         y = torch.where(torch.rand(y.shape, generator=rng) < 0.1, anew, y)
-        halves = (X[:, :examples], y[:, :examples], X[:, examples:], y[:, examples:])
-        return cls(*(half.contiguous() for half in halves), classes=classes, prox=prox, regulariser=regulariser)
+        return cls(*halves(X, y), classes=classes, prox=prox, regulariser=regulariser)
 
     def _require_labels(self, name: str, labels: Tensor) -> None:
         if labels.dtype != torch.int64 or bool(((labels < 0) | (labels >= self.outputs)).any()):
