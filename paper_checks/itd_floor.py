@@ -38,7 +38,7 @@ from convergence import ITDBiO, Oracle, reference
 from convergence import run as solve
 from paper_checks.claim import Comparison, Evidence, Setting, at_least, at_most, equal
 from paper_checks.planted import LastStepOnly
-from paper_checks.quadratic_theory import Array, QuadraticTheory
+from paper_checks.quadratic_theory import Array, QuadraticTheory, apply, norm
 from problems import Problem, ProxLogistic, Quadratic
 from problems.counterexamples import cancelling_modes
 
@@ -143,16 +143,16 @@ def _quadratic(
     phi = np.random.default_rng([setting.seed, 2]).standard_normal((len(theory.A), problem.p))
     d = _directions(setting, method, problem, "phi", phi, K, alpha)
     (H_K, h_K), (H, h) = theory.unrolled_form(K, alpha), theory.direction()
-    optimum = _apply(theory.J, phi) + theory.offset
-    off = theory.start + _apply(theory.gain, phi) - optimum
-    theta_K = optimum + _apply(theory.contraction(K, alpha), off)
-    first = _norms(theory.J) * _norms(theory.Q) * np.linalg.norm(off, axis=1)
-    B = np.linalg.norm(_apply(theory.Q, theta_K - theory.u), axis=1)
-    second = B * (_norms(theory.J) + _norms(theory.gain))
-    true = _apply(H, phi) - h
+    optimum = apply(theory.J, phi) + theory.offset
+    off = theory.start + apply(theory.gain, phi) - optimum
+    theta_K = optimum + apply(theory.contraction(K, alpha), off)
+    first = norm(theory.J) * norm(theory.Q) * np.linalg.norm(off, axis=1)
+    B = np.linalg.norm(apply(theory.Q, theta_K - theory.u), axis=1)
+    second = B * (norm(theory.J) + norm(theory.gain))
+    true = apply(H, phi) - h
     bound = problem.constants.lower_contraction(alpha) ** K * (first + second)
     errors = Errors(np.linalg.norm(d - true, axis=1), bound, np.linalg.norm(true, axis=1))
-    return d, _apply(H_K, phi) - h_K, errors
+    return d, apply(H_K, phi) - h_K, errors
 
 
 def _logistic(setting: Setting, method: Callable[..., ITDBiO], problem: ProxLogistic) -> list[Errors]:
@@ -173,14 +173,6 @@ def _logistic(setting: Setting, method: Callable[..., ITDBiO], problem: ProxLogi
         bound += alpha * c.B * c.rho_2 * c.tau * D_0 * K * varrho ** (K - 1)
         found.append(Errors(np.linalg.norm(d - true, axis=1), bound, np.linalg.norm(true, axis=1)))
     return found
-
-
-def _apply(matrices: Array, vectors: Array) -> Array:
-    return np.asarray(np.einsum("mij,mj->mi", matrices, vectors))
-
-
-def _norms(matrices: Array) -> Array:
-    return np.asarray(np.linalg.norm(matrices, 2, axis=(1, 2)))
 
 
 # ---- the floors

@@ -60,7 +60,7 @@ class QuadraticTheory:
     def cold_iterate(self, phi: Array, steps: int, step_size: float) -> Array:
         """theta_K from the cold start, (M, q)."""
         optimum = self.lower_optimum(phi)
-        return optimum + _apply(self.contraction(steps, step_size), self.start + self.gain @ phi - optimum)
+        return optimum + apply(self.contraction(steps, step_size), self.start + self.gain @ phi - optimum)
 
     def direction(self, steps: int | None = None, step_size: float = 0.0) -> tuple[Array, Array]:
         """H_i (M, p, p) and h_i (M, p) with d_i = H_i phi - h_i: cold start, K lower steps, exact v (S3a).
@@ -71,7 +71,7 @@ class QuadraticTheory:
         E = np.zeros_like(self.A) if steps is None else self.contraction(steps, step_size)
         rest = np.eye(self.A.shape[-1]) - E
         H = self.R + JQ @ (rest @ self.J + E @ self.gain)
-        h = _apply(self.R, self.w) - _apply(JQ, _apply(rest, self.offset) + _apply(E, self.start) - self.u)
+        h = apply(self.R, self.w) - apply(JQ, apply(rest, self.offset) + apply(E, self.start) - self.u)
         return H, h
 
     @cached_property
@@ -99,8 +99,8 @@ class QuadraticTheory:
         rest = np.eye(self.A.shape[-1]) - E
         J_K = rest @ self.J + E @ self.gain
         JQ = np.swapaxes(J_K, 1, 2) @ self.Q
-        constant = _apply(rest, self.offset) + _apply(E, self.start) - self.u
-        return self.R + JQ @ J_K, _apply(self.R, self.w) - _apply(JQ, constant)
+        constant = apply(rest, self.offset) + apply(E, self.start) - self.u
+        return self.R + JQ @ J_K, apply(self.R, self.w) - apply(JQ, constant)
 
     def warm_map(self, steps: int, step_size: float, upper_step_size: float) -> Array:
         """The matrix by which one warm iteration with exact v maps (phi, theta_1, ..., theta_M), (p + Mq, p + Mq).
@@ -203,5 +203,11 @@ def zeta(batch: int, pool: int, *, replacement: bool) -> float:
     return 1 / batch if replacement else (pool - batch) / (batch * (pool - 1))
 
 
-def _apply(matrices: Array, vectors: Array) -> Array:
+def apply(matrices: Array, vectors: Array) -> Array:
+    """matrix @ vector, over leading axes."""
     return np.asarray((matrices @ vectors[..., None])[..., 0])
+
+
+def norm(matrices: Array) -> Array:
+    """Spectral norms over the last two axes."""
+    return np.asarray(np.linalg.norm(matrices, 2, axis=(-2, -1)))

@@ -7,9 +7,9 @@ from itertools import combinations, product
 import numpy as np
 
 from convergence import Oracle
-from paper_checks.bounds.instances import Array, Instances, Shape, Theory, instance, numbers, parameters
+from paper_checks.bounds.instances import Instances, Shape, Theory, instance, numbers, parameters, share
 from paper_checks.falsify import Bound, Cell, Method
-from paper_checks.quadratic_theory import zeta
+from paper_checks.quadratic_theory import Array, zeta
 from paper_checks.stochastic_theory import StaleBound
 
 
@@ -55,11 +55,16 @@ def _average(squares: Array) -> Array:
     return np.asarray(np.cumsum(squares, 0) / np.arange(1, len(squares) + 1)[:, None])
 
 
+def _largest(squares: Array, bound: Array) -> Array:
+    """1/T sum_{t<T} E |grad Phi_t|^2 over its bound, both (T, n), the largest over T."""
+    return np.asarray((_average(squares) / (bound + 1e-12 * squares[0])).max(0))
+
+
 def _decode_4(cell: Cell, x: Array) -> Theory:
     """A = I, so that one lower and one CG step are exact; beta L_Phi <= 1."""
     theory = Theory(_shape(cell).decode(x[:, :-1]))
     theory = Theory(theory.arrays | {"A": np.broadcast_to(np.eye(2), theory.A.shape).copy()})
-    return theory.scaled((1e-3 + (1 - 1e-3) * x[:, -1]) / theory.bounds["L_Phi"])
+    return theory.scaled(share(x[:, -1]) / theory.bounds["L_Phi"])
 
 
 def _theorem_4(method: Method, cell: Cell, x: Array) -> Array:
@@ -68,15 +73,14 @@ def _theorem_4(method: Method, cell: Cell, x: Array) -> Array:
     squares, spread = _expectations(method, cell, theory, 1)
     T = np.arange(1, cell["T"] + 1)[:, None]
     bound = 2 * theory.gap(theory.phi) / T + theory.bounds["L_Phi"] * _zeta(cell) * _average(spread)
-    return np.asarray((_average(squares) / (bound + 1e-12 * squares[0])).max(0))
+    return _largest(squares, bound)
 
 
 def _theorem_4b(method: Method, cell: Cell, x: Array) -> Array:
     """The same with stale theta, over the bound of Theorem 4b, at a share of the largest beta it allows."""
-    lower = (cell["K"], 1.0)
-    share, theory = 1e-3 + (1 - 1e-3) * x[:, -1], Theory(_shape(cell).decode(x[:, :-1]))
-    options = {"pool": cell["M"], "batch": cell["b"], "lower": lower}
-    theory = theory.scaled(share * [StaleBound.of(c, **options).largest_step for c in theory.constants])
+    theory = Theory(_shape(cell).decode(x[:, :-1]))
+    options = {"pool": cell["M"], "batch": cell["b"], "lower": (cell["K"], 1.0)}
+    theory = theory.scaled(share(x[:, -1]) * [StaleBound.of(c, **options).largest_step for c in theory.constants])
     squares, spread = _expectations(method, cell, theory, 2)
     stale = np.square(theory.start_at - theory.theta(theory.phi)).sum(-1).mean(-1)
     gap = theory.gap(theory.phi)
@@ -84,11 +88,11 @@ def _theorem_4b(method: Method, cell: Cell, x: Array) -> Array:
         StaleBound.of(c, **options).average(1.0, gap[k], stale[k], _zeta(cell) * spread[:, k])
         for k, c in enumerate(theory.constants)
     ]
-    return np.asarray((_average(squares) / (np.stack(bounds, -1) + 1e-12 * squares[0])).max(0))
+    return _largest(squares, np.stack(bounds, -1))
 
 
 def _instance(cell: Cell, x: Array) -> dict[str, Array]:
-    return instance(_shape(cell))(cell, x[:-1]) | {"share of the largest beta": 1e-3 + (1 - 1e-3) * x[-1:]}
+    return instance(_shape(cell))(cell, x[:-1]) | {"share of the largest beta": share(x[-1:])}
 
 
 def _dimensions(cell: Cell) -> int:

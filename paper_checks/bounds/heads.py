@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from convergence import Certificate, MemoryReduced, Oracle, Step
-from paper_checks.bounds.instances import Array, apply, numbers
+from paper_checks.bounds.instances import numbers
 from paper_checks.falsify import Bound, Cell, Method
+from paper_checks.quadratic_theory import Array, apply
 from problems import Constants, ProxLogistic
 
 EXAMPLES, INPUTS = 2, 2

@@ -7,13 +7,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from paper_checks.quadratic_theory import Array, apply, norm
 from problems import Constants, Parameters, Quadratic, Tasks
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -192,18 +190,13 @@ def numbers(tensor: Tensor) -> Array:
     return np.asarray(tensor.detach().cpu().numpy())
 
 
-def apply(matrices: Array, vectors: Array) -> Array:
-    """matrix @ vector, over leading axes."""
-    return np.asarray((matrices @ vectors[..., None])[..., 0])
-
-
-def norm(matrices: Array) -> Array:
-    """Spectral norms over the last two axes."""
-    return np.asarray(np.linalg.norm(matrices, 2, axis=(-2, -1)))
-
-
 def _t(matrices: Array) -> Array:
     return np.swapaxes(matrices, -1, -2)
+
+
+def share(x: Array) -> Array:
+    """A coordinate as a share of the largest step allowed, from 1e-3 to 1."""
+    return 1e-3 + (1 - 1e-3) * x
 
 
 def instance(shape: Shape) -> Any:

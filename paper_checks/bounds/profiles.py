@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from convergence import Oracle
-from paper_checks.bounds.instances import Array, numbers, parameters
+from paper_checks.bounds.instances import numbers, parameters
 from paper_checks.falsify import Bound, Cell, Method
+from paper_checks.quadratic_theory import Array
+from paper_checks.worst_case_sdp import KINDS
+from paper_checks.worst_case_sdp import Cell as WorstCase
 from problems import Embedded
 
 _KNOTS = 12
 _SLOPES = {"convex": (0.0, 1.0), "nonconvex": (-1.0, 1.0)}
+
+
+class _Piece(NamedTuple):
+    """Value and slope at its knot, curvature, and the way from the knot."""
+
+    value: Tensor
+    slope: Tensor
+    curvature: Tensor
+    away: Tensor
 
 
 class Profiles(Embedded):
@@ -35,8 +47,8 @@ class Profiles(Embedded):
         area = (self.slopes[:, 1:] + self.slopes[:, :-1]) / 2 * width[:, None]
         self.values = torch.cat([torch.zeros_like(area[:, :1]), torch.cumsum(area, -1)], -1)  # h at the knots
 
-    def _at(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The value, slope and curvature of the piece that x (n, ...) lies in, and the way from its knot."""
+    def _at(self, x: Tensor) -> _Piece:
+        """The piece that x (n, ...) lies in."""
         flat = x.reshape(len(x), -1)
         end = self.width * self.pieces.shape[-1]
         cell = (flat / self.width[:, None]).floor().long().clamp(0, self.pieces.shape[-1] - 1)
@@ -47,7 +59,7 @@ class Profiles(Embedded):
         curvature = torch.where(outside[0] | outside[1], 1.0, curvature)
         away = flat - knot * self.width[:, None]
         found = (self.values.gather(-1, knot), self.slopes.gather(-1, knot), curvature, away)
-        return tuple(each.reshape(x.shape) for each in found)  # type: ignore[return-value]  # four of them
+        return _Piece(*(each.reshape(x.shape) for each in found))
 
     def objective(self, x: Tensor) -> Tensor:
         """h(x)."""
@@ -78,16 +90,12 @@ def _profiles(x: Array, kind: str) -> tuple[Profiles, Array]:
     return Profiles(slope, width, pieces), (x[:, -1:] * 1.2 - 0.1) * _KNOTS * numbers(width)[:, None]
 
 
-def _bound(kind: str, h: float, N: int) -> float:
-    """min over N + 1 iterates of |grad|^2 over L Delta, for beta = h / L <= 1 / L."""
-    return 2 / (2 * N * h + 1) if kind == "convex" else 4 / (N * (4 * h - h**2) + 2)
-
-
 def _smallest(kind: str) -> Any:
     def ratios(method: Method, cell: Cell, x: Array) -> Array:
         """min_{t<=N} |grad Phi_t|^2 over L Delta w(N, h); h is the same for all instances."""
         problem, start = _profiles(x, kind)
         h = cell["h_percent"] / 100
+        law = WorstCase(KINDS.index(kind), h, cell["N"]).law
         oracle, phi = Oracle(problem, replicas=len(x)), parameters(start)
         solver = method(lower_steps=1, lower_step_size=1.0, cg_steps=1, upper_step_size=h, warm_start=True)
         state = solver.start(oracle, phi)
@@ -97,7 +105,7 @@ def _smallest(kind: str) -> Any:
             squares.append(numbers(problem.objective_gradient(phi["phi"]))[:, 0] ** 2)
             step = solver.step(oracle, phi, oracle.pool, state)
             phi, state = step.phi, step.state
-        return np.asarray(np.min(squares, 0) / (gap * _bound(kind, h, cell["N"]) + 1e-12))
+        return np.asarray(np.min(squares, 0) / (gap * law + 1e-12))
 
     return ratios
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from convergence import Oracle
-from paper_checks.bounds.instances import Array, Instances, Shape, Theory, apply, instance, norm, numbers, parameters
+from paper_checks.bounds.instances import Instances, Shape, Theory, instance, numbers, parameters, share
 from paper_checks.falsify import Bound, Cell, Method
 from paper_checks.lyapunov import Lyapunov
+from paper_checks.quadratic_theory import Array, apply, norm
 
 SHAPE = Shape(tasks=2, p=1, q=2)
 FLOOR = Shape(tasks=2, p=2, q=2, gain=True)
@@ -70,7 +71,7 @@ def _sum(method: Method, cell: Cell, x: Array) -> Array:
 def _theorem_3(method: Method, cell: Cell, x: Array) -> Array:
     """sum_{t<T} |grad Phi_t|^2 over 2 Delta / beta + sum_{t<T} |d_t - grad Phi_t|^2, the largest over T."""
     theory = Theory(SHAPE.decode(x[:, :-1]))
-    theory = theory.scaled((1e-3 + (1 - 1e-3) * x[:, -1]) / theory.bounds["L_Phi"])
+    theory = theory.scaled(share(x[:, -1]) / theory.bounds["L_Phi"])
     at, directions, _, _ = _trajectory(method, cell, theory, warm=False)
     squares = np.stack([np.square(theory.gradient(phi)).sum(-1) for phi in at])
     errors = np.stack([np.square(d - theory.gradient(phi)).sum(-1) for phi, d in zip(at, directions, strict=True)])
@@ -115,7 +116,7 @@ BOUNDS = {
             lambda cell: SHAPE.dimensions + 1,
             ({"K": 1, "N": 1}, {"K": 3, "N": 1}, {"K": 8, "N": 2}),
             _theorem_3,
-            lambda cell, x: instance(SHAPE)(cell, x[:-1]) | {"beta L_Phi": 1e-3 + (1 - 1e-3) * x[-1:]},
+            lambda cell, x: instance(SHAPE)(cell, x[:-1]) | {"beta L_Phi": share(x[-1:])},
         ),
     ),
     "cold_start_floor": (

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from convergence import Certificate, ITDBiO, MemoryReduced, Oracle, Step
-from paper_checks.bounds.instances import Array, Instances, Shape, Theory, apply, instance, norm, numbers, parameters
+from paper_checks.bounds.instances import Instances, Shape, Theory, instance, numbers, parameters
 from paper_checks.falsify import Bound, Cell, Method
-from paper_checks.quadratic_theory import chi
+from paper_checks.quadratic_theory import Array, apply, chi, norm
 
 SHAPE = Shape(tasks=1, p=2, q=3)
 UNROLLED = Shape(tasks=1, p=2, q=3, gain=True)
