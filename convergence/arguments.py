@@ -6,8 +6,6 @@ import math
 import numbers
 import operator
 
-import numpy as np
-
 
 def integer(name: str, value: object, *, least: int, otherwise: str = "") -> int:
     """The value as an int >= least; numpy's integers pass, True and 2.0 do not. Raises ValueError.
@@ -28,6 +26,5 @@ def integer(name: str, value: object, *, least: int, otherwise: str = "") -> int
 
 def positive(name: str, value: object) -> None:
     """Raise ValueError unless the value is a finite number > 0; numpy's numbers pass, True and "1" do not."""
-    number = isinstance(value, (numbers.Real, np.number)) and not isinstance(value, bool)
-    if not (number and 0 < value < math.inf):  # type: ignore[operator]
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or value <= 0 or not value < math.inf:
         raise ValueError(f"expected {name} a finite number > 0, got {value!r}")

@@ -27,6 +27,7 @@ def test_what_is_no_integer_or_too_small_is_named_with_what_was_expected(value):
 def test_a_step_size_is_finite_and_above_zero():
     positive("alpha", 5e-324)
     positive("alpha", np.float32(0.5))
-    for value in (0.0, -1.0, math.inf, math.nan, "0.1", None, True):
+    positive("alpha", np.uint8(1))
+    for value in (0.0, -1.0, math.inf, math.nan, "0.1", 1j, None, True):
         with pytest.raises(ValueError, match=f"expected alpha a finite number > 0, got {value!r}"):
             positive("alpha", value)
