@@ -37,7 +37,7 @@ from convergence import Oracle, Step, reference
 from convergence.streams import generator
 from paper_checks.claim import Comparison, Evidence, Setting, at_least, at_most, equal
 from paper_checks.planted import FirstOrder
-from paper_checks.quadratic_theory import Array, QuadraticTheory
+from paper_checks.quadratic_theory import Array, QuadraticTheory, slowest_start
 from problems import Problem, ProxHeads, Proximal, ProxLogistic, ProxSoftmax, Quadratic, Representation
 
 PLANTED = "the cross term of the hypergradient dropped (first-order method)"
@@ -206,17 +206,11 @@ def _bilinear(setting: Setting) -> Evidence:
 
 
 def _tight(setting: Setting) -> Evidence:
-    """C = Q = I, theta_0 = theta*(phi) + D_0 e, e the eigenvector of mu; N = q so that v is exact."""
+    """D_0 = 2."""
     kappas, Ks, errors, laws = [], [], [], []
     rng = np.random.default_rng([setting.seed, 3])
     for kappa in (10.0, 100.0):
-        vectors, _ = np.linalg.qr(rng.standard_normal((3, 3)))
-        A = vectors @ np.diag([1.0, kappa / 2, kappa]) @ vectors.T
-        A = (A + A.T) / 2
-        phi, b, u, w = rng.standard_normal((4, 3))
-        theta_0 = np.linalg.solve(A, phi + b) + 2.0 * vectors[:, 0]
-        eye = np.eye(3)
-        problem = Quadratic(*(x[None] for x in (A, eye, b, eye, u, eye, w)), start=theta_0[None])
+        problem, phi = slowest_start(kappa, rng, distance=2.0)
         alpha = 1 / kappa
         true = QuadraticTheory.of(problem).gradient(phi)
         for K in (0, 1, 2, 5, 10, 20, 40):

@@ -12,6 +12,7 @@ from scipy.sparse.linalg import cg
 
 from paper_checks.stochastic_theory import batch_moments
 from problems import Quadratic
+from problems.arrays import random_symmetric
 
 Array = npt.NDArray[np.float64]
 
@@ -196,6 +197,19 @@ def cold_cg_problem(steps: int, kappa: float, *, R: float, w: float, u0: float) 
     gamma = float((c**2 / eigenvalues).sum())
     chi_sq = chi(steps, kappa) ** 2
     return problem, (chi_sq * gamma * R * (w - u0) / (R + (1 - chi_sq) * gamma)) ** 2
+
+
+def slowest_start(kappa: float, rng: np.random.Generator, *, distance: float = 1.0) -> tuple[Quadratic, Array]:
+    """The instance of S1 that attains Theorem 1 and its certificate, and phi: C = Q = I, exact v with N = 3 = q.
+
+    theta_0 = theta*(phi) + distance e, e the eigenvector of mu = 1: |d - grad Phi| = distance (1 - alpha)^K.
+    """
+    A = random_symmetric(rng, 1, np.array([1.0, kappa / 2, kappa]))
+    phi, b, u, w = rng.standard_normal((4, 3))
+    slowest = np.linalg.eigh(A[0]).eigenvectors[:, 0]
+    start = np.linalg.solve(A[0], phi + b) + distance * slowest
+    eye = np.eye(3)[None]
+    return Quadratic(A, eye, b[None], eye, u[None], eye, w[None], start=start[None]), phi
 
 
 def zeta(batch: int, pool: int, *, replacement: bool) -> float:

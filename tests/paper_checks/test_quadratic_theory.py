@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.polynomial.chebyshev import Chebyshev as Polynomial
 
-from paper_checks.quadratic_theory import Chebyshev, QuadraticTheory, chi, cold_cg_problem, zeta
+from paper_checks.quadratic_theory import Chebyshev, QuadraticTheory, chi, cold_cg_problem, slowest_start, zeta
 from problems import Quadratic
 
 seeds = st.integers(0, 1000)
@@ -123,3 +123,15 @@ def test_the_unrolled_form_is_the_gradient_of_the_objective_after_k_steps(seed, 
     gradient = [(objective(phi + e) - objective(phi - e)) / 2 for e in np.eye(3)]
     H, h = (x.mean(0) for x in theory.unrolled_form(K, 0.3))
     np.testing.assert_allclose(H @ phi - h, gradient, atol=1e-10)
+
+
+@pytest.mark.parametrize("kappa", [3.0, 100.0])
+def test_the_slowest_start_is_off_the_optimum_along_the_eigenvector_of_mu(kappa):
+    problem, phi = slowest_start(kappa, np.random.default_rng(0), distance=2.0)
+    theory = QuadraticTheory.of(problem)
+    off = (theory.start - theory.lower_optimum(phi))[0]
+    np.testing.assert_allclose(theory.A[0] @ off, off, atol=1e-13 * kappa)
+    assert np.linalg.norm(off) == pytest.approx(2.0, rel=1e-12)
+    H, h = theory.direction(5, 1 / kappa)
+    error = H[0] @ phi - h[0] - theory.gradient(phi)
+    assert np.linalg.norm(error) == pytest.approx(2.0 * (1 - 1 / kappa) ** 5, rel=1e-10)
