@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.marks import by_condition_number, dashed, describe, diagonal, legend, level, measured, panels
+from figures.marks import below_bound, by_condition_number, dashed, describe, diagonal, legend, measured, panels
 from figures.style import BLUE, FAMILIES, Evidence, Series, paper_style
 
 ROUNDING = 1e-12  # of |grad Phi|: what the claim allows
-SMALLEST_RATIO = 1e-6  # where the axis begins
 NAMES = ("quadratic", "proximal", "logistic", "softmax")  # by the code in the evidence
 
 
@@ -37,13 +35,6 @@ def _identity(axes: Axes, evidence: Evidence) -> None:
 
 def _ratio(axes: Axes, evidence: Evidence) -> None:
     excess = evidence["bound_error"] - ROUNDING * evidence["bound_gradient"]
-    ratio = np.maximum(excess / evidence["bound"], SMALLEST_RATIO / 10)
-    for code, name in enumerate(NAMES):
-        family, own = FAMILIES[name], np.sort(ratio[evidence["bound_family"] == code])
-        if own.size:
-            label = f"{family.label} ≤ {own[-1]:.2g}"
-            axes.step(own, np.arange(1, own.size + 1) / own.size, where="post", color=family.colour, label=label)
-    level(axes, 1.0, vertical=True)
-    describe(axes, x="measured error / bound", y="fraction of cells below", logarithmic="x")
-    axes.set_xlim(left=SMALLEST_RATIO)
+    families = [FAMILIES[name] for name in NAMES]
+    below_bound(axes, families, evidence["bound_family"], excess / evidence["bound"])
     legend(axes, dashed("bound"), columns=2)

@@ -6,11 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.marks import dashed, describe, dotted, guide, key, legend, level, measured, panels, predicted
+from figures.marks import below_bound, dashed, describe, dotted, guide, key, legend, measured, panels, predicted
 from figures.style import FAMILIES, LOWER_STARTS, METHODS, Evidence, condition_number, paper_style
 
 ROUNDING = 1e-12  # of |grad Phi|: what the claim allows
-SMALLEST_RATIO = 1e-6  # where the axis begins
 
 
 @paper_style()
@@ -50,13 +49,6 @@ def _cancelling(axes: Axes, evidence: Evidence) -> None:
 
 def _ratio(axes: Axes, evidence: Evidence) -> None:
     excess = evidence["bound_error"] - ROUNDING * evidence["bound_gradient"]
-    ratio = np.maximum(excess / evidence["bound"], SMALLEST_RATIO / 10)
-    for code, family in enumerate((FAMILIES["quadratic"], FAMILIES["logistic"])):
-        own = np.sort(ratio[evidence["bound_logistic"] == code])
-        if own.size:
-            label = f"{family.label}, largest {own[-1]:.2g}"
-            axes.step(own, np.arange(1, own.size + 1) / own.size, where="post", color=family.colour, label=label)
-    level(axes, 1.0, vertical=True)
-    describe(axes, x="measured error / bound", y="fraction of cells below", logarithmic="x")
-    axes.set_xlim(left=SMALLEST_RATIO)
+    families = (FAMILIES["quadratic"], FAMILIES["logistic"])
+    below_bound(axes, families, evidence["bound_logistic"], excess / evidence["bound"])
     legend(axes, dashed("bound"), columns=1)

@@ -17,6 +17,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocato
 from figures.style import BLACK, FULL_WIDTH, GREY, LABEL_SIZE, Array, Series, condition_number, darker
 
 DASHES = (0, (3.5, 2.0))
+_SMALLEST_RATIO = 1e-6  # where the axis of measured / bound begins
 _LEGEND: dict[str, Any] = {
     "borderaxespad": 0.3,
     "borderpad": 0.2,
@@ -119,6 +120,18 @@ def by_condition_number(axes: Axes, kappa: Array, x: Array, y: Array, law: Array
         series, own = condition_number(value), kappa == value
         measured(axes, x[own], y[own], series)
         predicted(axes, x[own], law[own], series.colour)
+
+
+def below_bound(axes: Axes, families: Sequence[Series], code: Array, ratio: Array) -> None:
+    """The distribution of measured / bound within each family, the largest in its label, and the bound itself at 1."""
+    for number, family in enumerate(families):
+        own = np.sort(np.maximum(ratio[code == number], _SMALLEST_RATIO / 10))  # a ratio of zero too is in the fraction
+        if own.size:
+            label = f"{family.label} ≤ {own[-1]:.2g}"
+            axes.step(own, np.arange(1, own.size + 1) / own.size, where="post", color=family.colour, label=label)
+    level(axes, 1.0, vertical=True)
+    describe(axes, x="measured error / bound", y="fraction of cells below", logarithmic="x")
+    axes.set_xlim(left=_SMALLEST_RATIO)
 
 
 def band(axes: Axes, x: Array, per_seed: Array, colour: str) -> None:
