@@ -53,7 +53,7 @@ class Certified:
                 f"expected replicas=None with accuracy={self.accuracy}, got {oracle.replicas}: "
                 "K and N would differ between the replicas"
             )
-        error = _Error(Certificate.of(oracle.problem), self.lower_solver.step_size, theta)
+        error = _Error(Certificate.of(oracle.problem), self.lower_solver.one_step_size, theta)
         K, N, v, allowed = self.lower_solver.steps, self.linear_solver.steps, start, math.inf
         while True:
             error.ask(allowed, theta, v)

@@ -17,23 +17,26 @@ from problems import Problem, Tasks
 class GradientDescent:
     """theta_{k+1} = theta_k - alpha grad_theta g(phi, theta_k), K steps; each forgets its graph.
 
+    step_size   alpha; None: 2 / (L_i + mu_i) for each task, from the problem's `curvature` at the features
+
     Cost: K lower gradients a task; memory independent of K.
     """
 
     steps: int
-    step_size: float
+    step_size: float | None
 
     def __post_init__(self) -> None:
         integer("steps", self.steps, least=0)
-        positive("step_size", self.step_size)
+        if self.step_size is not None:
+            positive("step_size", self.step_size)
 
     @classmethod
     def of(cls, problem: Problem, steps: int, step_size: float | None) -> GradientDescent:
-        """K steps of the size given, or of 2 / (L + mu) by the problem's constants where it is None.
+        """K steps of the size given; where it is None of 2 / (L + mu) by the problem's constants or its curvature.
 
         Raises ValueError where the size is neither given nor known.
         """
-        if step_size is None:
+        if step_size is None and not problem.has("curvature"):
             if problem.constants is None:
                 raise ValueError(
                     f"expected lower_step_size a number, got None with {type(problem).__name__}, "
@@ -55,9 +58,22 @@ class GradientDescent:
 
         `enough` is asked after each step, given |grad_theta g_i| (..., B) from before it, whether to stop there.
         """
+        own = None if self.step_size is not None else self._of_each_task(oracle, z, tasks)
         for _ in range(self.steps):
             gradient = oracle.lower_gradient(z, theta, tasks)
-            theta = torch.sub(theta, gradient, alpha=self.step_size)
+            theta = theta - own * gradient if own is not None else torch.sub(theta, gradient, alpha=self.one_step_size)
             if enough is not None and enough(gradient.norm(dim=-1)):
                 break
         return theta
+
+    @property
+    def one_step_size(self) -> float:
+        """alpha, where it is one number for all tasks. Raises ValueError where each task has its own."""
+        if self.step_size is None:
+            raise ValueError("expected lower_step_size a number, got None, which lets each task have its own")
+        return self.step_size
+
+    @staticmethod
+    def _of_each_task(oracle: Oracle, z: Features, tasks: Tasks) -> Tensor:
+        mu, L = oracle.curvature(z, tasks)
+        return (2 / (L + mu)).unsqueeze(-1)

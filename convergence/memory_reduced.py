@@ -30,7 +30,7 @@ class MemoryReduced:
     """Memory-reduced meta-learning: K gradient steps on theta, N CG steps on v, one backward pass, a step on phi.
 
     lower_steps      K >= 0
-    lower_step_size  alpha; None takes 2 / (L + mu) from the problem's constants
+    lower_step_size  alpha; None takes 2 / (L + mu) from the problem's constants, or for each task from its curvature
     cg_steps         N >= 0; None where another linear_solver is given
     upper_step_size  beta; None leaves the step to an optimiser (`run(optimizer=)`, training)
     warm_start       True: theta AND v of each task start where they were left; False: at theta0 and 0;

@@ -18,12 +18,13 @@ Calls = dict[str, int]
 class Features(NamedTuple):
     """What `Oracle.embed` returns: phi as leaves of a graph, the features with that graph, and without it.
 
-    `graph` is None where the features are to be computed again for the last line.
+    `graph` is None where the features are to be computed again for the last line; `pieces` are then what is joined.
     """
 
     phi: Parameters
     graph: Any
     value: Any
+    pieces: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ class Oracle:
         if recompute:
             functions, join = self.problem.embed_parts()
             with torch.no_grad():
-                return Features(leaves, None, join(*(self._over_replicas(part, phi, tasks) for part in functions)))
+                pieces = tuple(self._over_replicas(part, phi, tasks) for part in functions)
+                return Features(leaves, None, join(*pieces), pieces)
         with torch.enable_grad():
             graph = self._over_replicas(self.problem.embed, leaves, tasks)
         return Features(leaves, graph, map_tensors(Tensor.detach, graph))
@@ -105,6 +107,11 @@ class Oracle:
         with torch.no_grad():
             value = self._over_replicas(self.problem.embed, phi, tasks)
         return Features(phi, value, value)
+
+    def curvature(self, z: Features, tasks: Tasks) -> tuple[Tensor, Tensor]:
+        """mu_i and L_i at these features, (..., B) each, by the problem's closed form. Not counted."""
+        with torch.no_grad():
+            return self._over_replicas(self.problem.curvature, z.value, tasks)
 
     def lower_gradient(self, z: Features, theta: Tensor, tasks: Tasks, *, keep_graph: bool = False) -> Tensor:
         """grad_theta g_i(phi, theta_i), (..., B, q). One lower gradient a task.
@@ -213,12 +220,14 @@ class Oracle:
             return upper - (gradient * v.detach()).sum(-1)
 
     def _recomputed_gradient(self, z: Features, theta: Tensor, v: Tensor, tasks: Tasks) -> Parameters:
-        """The slope of the surrogate in the features, then through each part of them, computed again."""
-        leaves = map_tensors(lambda x: x.detach().requires_grad_(), z.value)
-        surrogate = self._surrogate(leaves, theta, v, tasks).mean(-1).sum()
-        slopes = iter(torch.autograd.grad(surrogate, tensors_of(leaves), materialize_grads=True))
+        """The slope of the surrogate in the pieces of the features, then through each of them, computed again."""
+        functions, join = self.problem.embed_parts()
+        pieces = map_tensors(lambda x: x.detach().requires_grad_(), z.pieces)
+        with torch.enable_grad():
+            surrogate = self._surrogate(join(*pieces), theta, v, tasks).mean(-1).sum()
+        slopes = iter(torch.autograd.grad(surrogate, tensors_of(pieces), materialize_grads=True))
         gradients: list[Tensor | None] = [None] * len(z.phi)
-        for part in self.problem.embed_parts().functions:
+        for part in functions:
             with torch.enable_grad():
                 again = tensors_of(self._over_replicas(part, z.phi, tasks))
                 if not again:

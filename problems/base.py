@@ -252,6 +252,14 @@ class Problem:
         """(d2 g_i / dtheta2)^-1 b_i, (..., B, q): what `Direct` solves."""
         raise self._no_closed_form("lower_inverse_hvp")
 
+    def curvature(self, features: Any, tasks: Tasks) -> tuple[Tensor, Tensor]:
+        """mu_i and L_i, (..., B) each: every eigenvalue of d2 g_i / dtheta2 at these features lies between them.
+
+        For problems whose moduli depend on phi, so that there are no `constants`: a lower step size of None is then
+        2 / (L_i + mu_i), task by task.
+        """
+        raise self._no_closed_form("curvature")
+
     def lower_argmin(self, features: Any, tasks: Tasks) -> Tensor:
         """theta_i* as a differentiable function of the features, (..., B, q): what the method `ClosedForm` needs."""
         raise self._no_closed_form("lower_argmin")

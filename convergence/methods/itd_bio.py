@@ -50,7 +50,7 @@ class ITDBiO:
         lower = self.lower_solver(oracle)
         z = oracle.embed(phi, tasks, keep_graph=True)
         theta = oracle.theta0(z.phi, tasks, keep_graph=True)
-        estimator = (FirstOrder if self.first_order else Unrolled)(lower.steps, lower.step_size)
+        estimator = (FirstOrder if self.first_order else Unrolled)(lower.steps, lower.one_step_size)
         d, theta, v, failure = estimator.estimate(oracle, z, theta, tasks)
         return Step(descend(phi, d, self.upper_step_size), None, d, theta, v, failure)
 

@@ -1,7 +1,30 @@
 """Few-shot classification: images, episodes, embeddings and heads."""
 
 from problems.few_shot.augmentation import Augmentation
+from problems.few_shot.embeddings import EMBEDDINGS, Conv4, Embedding, ResNet12
 from problems.few_shot.episodes import EpisodeList, Episodes
+from problems.few_shot.heads import Head, PrototypeHead, RidgeHead, SoftmaxHead
 from problems.few_shot.image_set import ImageSet, Splits
+from problems.few_shot.normalisation import SEMANTICS, Semantics
+from problems.few_shot.problem import FewShot
+from problems.few_shot.whole_network import WholeNetwork
 
-__all__ = ["Augmentation", "EpisodeList", "Episodes", "ImageSet", "Splits"]
+__all__ = [
+    "EMBEDDINGS",
+    "SEMANTICS",
+    "Augmentation",
+    "Conv4",
+    "Embedding",
+    "EpisodeList",
+    "Episodes",
+    "FewShot",
+    "Head",
+    "ImageSet",
+    "PrototypeHead",
+    "ResNet12",
+    "RidgeHead",
+    "Semantics",
+    "SoftmaxHead",
+    "Splits",
+    "WholeNetwork",
+]

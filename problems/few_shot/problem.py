@@ -30,6 +30,8 @@ class FewShot(Problem):
     episodes        where tasks are drawn from, without end
     embedding       `Conv4`, `ResNet12` or any `Embedding`
     head            `SoftmaxHead`, `RidgeHead`, `PrototypeHead` or any `Head`, for as many classes as the episodes have
+    centred         subtract the mean of a task's support features from all its features: that mean, which the classes
+                    share, makes the lower level ten times worse conditioned (docs/findings.md)
     bn              over which images batch norm averages: "task", "support" or "running" (`normalisation`)
     autocast        run the network, and it alone, in this dtype (torch.bfloat16); None: in that of phi
     channels_last   store the images of the network with channels last
@@ -45,6 +47,7 @@ class FewShot(Problem):
         *,
         embedding: Embedding,
         head: Head,
+        centred: bool = True,
         bn: Semantics = "task",
         autocast: torch.dtype | None = None,
         channels_last: bool = False,
@@ -54,6 +57,7 @@ class FewShot(Problem):
         if bn not in SEMANTICS:
             raise ValueError(f"expected bn one of {', '.join(SEMANTICS)}, got {bn!r}")
         self.episodes, self.embedding, self.head = episodes, embedding, head
+        self.centred = centred
         self.bn, self.autocast, self.channels_last = bn, autocast, channels_last
         self.features = embedding.size(episodes.images.shape)
         self.q = head.way * head.inputs(self.features)
@@ -79,15 +83,15 @@ class FewShot(Problem):
 
     def embed(self, phi: Parameters, tasks: Tasks) -> Embedded:
         """Features of all images: one pass of the network where support and query are equally many."""
-        if self._apart(tasks):
-            return Embedded(self._features(phi, tasks.support), self._features(phi, tasks.query), self._own(phi))
         if self.bn == "support":
             recording = Recording(self._groups(tasks))
             support = self._features(phi, tasks.support, recording)
             query = self._features(phi, tasks.query, Fixed(recording.groups, recording.moments))
-            return Embedded(support, query, self._own(phi))
-        support, query = self._features(phi, torch.cat([tasks.support, tasks.query])).chunk(2)
-        return Embedded(support, query, self._own(phi))
+        elif tasks.support.shape == tasks.query.shape:
+            support, query = self._features(phi, torch.cat([tasks.support, tasks.query])).chunk(2)
+        else:
+            support, query = self._features(phi, tasks.support), self._features(phi, tasks.query)
+        return self._join(support, query, self._own(phi))
 
     def embed_parts(self) -> Parts:
         """Support and query apart, unless the statistics of one normalise the other."""
@@ -98,15 +102,18 @@ class FewShot(Problem):
             lambda phi, tasks: self._features(phi, tasks.query),
             lambda phi, tasks: self._own(phi),
         )
-        return Parts(functions, Embedded)
+        return Parts(functions, self._join)
 
-    def _apart(self, tasks: Tasks) -> bool:
-        return self.bn != "support" and tasks.support.shape != tasks.query.shape
+    def _join(self, support: Tensor, query: Tensor, own: Parameters) -> Embedded:
+        if self.centred:
+            mean = support.mean(-2, keepdim=True)
+            support, query = support - mean, query - mean
+        return Embedded(self.head.prepare(support), self.head.prepare(query), own)
 
     def _features(
         self, phi: Parameters, images: Tensor, normalise: ByGroup | Recording | Fixed | None = None
     ) -> Tensor:
-        """(G, m, d), as the head wants them, of images (G, m, C, H, W) uint8: each group normalised by itself."""
+        """(G, m, features) of images (G, m, C, H, W) uint8: each group normalised by itself."""
         groups = self._groups(images)
         if normalise is None:
             normalise = ByGroup(groups) if self.moments is None else Fixed(groups, self.moments)
@@ -116,7 +123,7 @@ class FewShot(Problem):
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(like.device.type, self.autocast, enabled=self.autocast is not None):
             Z = self.embedding(phi, x, normalise)
-        return self.head.prepare(groups.split(Z.to(like.dtype)).contiguous())
+        return groups.split(Z.to(like.dtype)).contiguous()
 
     def _groups(self, batch: Tasks | Tensor) -> Groups:
         return Groups(len(batch), consecutive=self.channels_last)
@@ -177,7 +184,7 @@ class FewShot(Problem):
 
     def has(self, closed_form: str) -> bool:
         """Whether the head has it."""
-        return closed_form in self.head.closed_forms
+        return closed_form in self.head.closed_forms | {"curvature"}
 
     # ---- what is reported
 
