@@ -45,8 +45,8 @@ class Conv4:
     def parameters(self, shape: Shape, rng: torch.Generator) -> Parameters:
         """Weights uniform within sqrt(6 / (fan_in + fan_out)); scales uniform in [0, 1]; biases and shifts 0.
 
-        The scales of batch norm as in the published experiments: with scales 1 the features are twice as long, the lower level four
-        times as curved, and gradient steps of 0.1 diverge.
+        The scales of batch norm as in the published experiments: with scales 1 the features are twice as long, the
+        lower level is four times as curved, and gradient steps of 0.1 diverge.
         """
         self.size(shape)
         phi: Parameters = {}
