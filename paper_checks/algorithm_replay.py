@@ -9,10 +9,10 @@ Hypotheses.
 Predicted.
     phi_0, ..., phi_T on quadratics; on softmax heads, where d2g/dtheta2 depends on theta; on a shared representation,
     where the cross derivative and grad_phi f do; on a quadratic whose phi is a vector and a matrix. K = N = 2 with
-    every start (warm, cold, warm in theta alone) on every batch (three tasks with and without replacement, all tasks);
-    K = 5, N = 3. Four replicas, each as the run with its own seed, and a run without replicas. And phi_0, ...,
-    phi_600 of a run on batches of a quadratic with N = q, for what goes wrong late: with N < q two runs that differ by
-    rounding part.
+    every start (warm, cold, warm in theta alone) on every batch (three tasks of five with and without replacement, all
+    five); K = 5, N = 3; nine tasks of twelve and all twelve. Four replicas, each as the run with its own seed, and a
+    run without replicas. And phi_0, ..., phi_600 of a run on batches of a quadratic with N = q, for what goes wrong
+    late: with N < q two runs that differ by rounding part.
 Measured.
     phi_t along runs through the driver. Predicted by closed forms in numpy for warm quadratics, else by dense
     derivatives (torch.func) of g and f alone; v by scipy's CG.
@@ -44,24 +44,32 @@ from paper_checks.written_out import flattened, written_out
 from problems import Parameters, Problem, ProxSoftmax, Quadratic, Representation, Tasks
 
 PLANTED = "the last line of the algorithm, the backward pass, at theta_{K-1} instead of theta_K"
-POOL, BATCH, REPLICAS, BETA = 5, 3, 4, 0.1
+REPLICAS, BETA = 4, 0.1
 STARTS: dict[bool | Literal["theta"], str] = {True: "warm", False: "cold", "theta": "warm theta"}
 DRAWS = {True: "i.i.d.", False: "without replacement", None: "all tasks"}
 
 
 class Cell(NamedTuple):
-    """The warm start; with replacement, without, or (None) all tasks in every iteration; K and N."""
+    """The warm start; with replacement, without, or (None) all tasks in every iteration; K and N; how many tasks."""
 
     warm: bool | Literal["theta"]
     replacement: bool | None
     K: int = 2
     N: int = 2
+    batch: int = 3
+    pool: int = 5
 
     def __str__(self) -> str:
-        return f"{STARTS[self.warm]}, {DRAWS[self.replacement]}, K {self.K}, N {self.N}"
+        batch = self.pool if self.replacement is None else self.batch
+        return f"{STARTS[self.warm]}, {DRAWS[self.replacement]}, {batch} of {self.pool}, K {self.K}, N {self.N}"
 
 
-CELLS = (*(Cell(*each) for each in product(STARTS, DRAWS)), Cell(True, False, 5, 3))
+CELLS = (
+    *(Cell(*each) for each in product(STARTS, DRAWS)),
+    Cell(True, False, 5, 3),
+    Cell(True, False, batch=9, pool=12),
+    Cell(True, None, pool=12),
+)
 LONG_RUN = (Cell(True, True, 2, 4),)  # q = 4
 FAMILIES = ("quadratic", "heads", "representation", "two_tensors")
 
@@ -145,16 +153,16 @@ class TwoTensors(Problem):
 
 
 @cache
-def instance(family: str, seed: int) -> tuple[Problem, float]:
-    """The problem of this family, and its alpha."""
+def instance(family: str, seed: int, pool: int) -> tuple[Problem, float]:
+    """The problem of this family with so many tasks, and its alpha."""
     if family == "heads":
-        heads = ProxSoftmax.random(tasks=POOL, classes=3, features=2, examples=8, prox=0.5, seed=seed + 5)
+        heads = ProxSoftmax.random(tasks=pool, classes=3, features=2, examples=8, prox=0.5, seed=seed + 5)
         return heads, heads.constants.lower_step_size
     if family == "representation":
-        representation = Representation.random(tasks=POOL, d=4, rank=3, examples=6, prox=0.5, seed=seed + 5)
+        representation = Representation.random(tasks=pool, d=4, rank=3, examples=6, prox=0.5, seed=seed + 5)
         return representation, 1 / representation.lower_smoothness(2.0)
     p = 5 if family == "two_tensors" else 3
-    quadratic = Quadratic.random(tasks=POOL, p=p, q=4, kappa=10.0, seed=seed + 5)
+    quadratic = Quadratic.random(tasks=pool, p=p, q=4, kappa=10.0, seed=seed + 5)
     return TwoTensors(quadratic) if family == "two_tensors" else quadratic, quadratic.constants.lower_step_size
 
 
@@ -167,12 +175,12 @@ def _replayed(setting: Setting, name: str, family: str, cells: tuple[Cell, ...],
 @cache  # of no method: the claim, its control and every planted error have the same
 def _law(family: str, seed: int, cell: Cell, T: int, replicas: int) -> Array:
     """phi_t of the replicas and of the run without, which has the seed after theirs, (replicas + 1, T + 1, p)."""
-    problem, alpha = instance(family, seed)
+    problem, alpha = instance(family, seed, cell.pool)
     seeds = range(seed, seed + replicas + 1)
     starts = [problem.phi0(generator(each, "start")) for each in seeds]
-    batches = np.tile(np.arange(POOL), (len(seeds), T, 1))
+    batches = np.tile(np.arange(cell.pool), (len(seeds), T, 1))
     if cell.replacement is not None:
-        streams = [TaskStream(each, pool=POOL, batch=BATCH, replacement=cell.replacement) for each in seeds]
+        streams = [TaskStream(each, pool=cell.pool, batch=cell.batch, replacement=cell.replacement) for each in seeds]
         batches = np.stack([[stream.index(t).numpy() for t in range(T)] for stream in streams])
     steps = {"K": cell.K, "N": cell.N, "lower_step_size": alpha, "upper_step_size": BETA}
     if isinstance(problem, Quadratic) and cell.warm is True:
@@ -184,7 +192,7 @@ def _law(family: str, seed: int, cell: Cell, T: int, replicas: int) -> Array:
 
 def _measured(setting: Setting, family: str, cell: Cell, T: int, replicas: int) -> Array:
     """The same as the driver runs it: the replicas, if any, in one computation, and the run without replicas."""
-    problem, alpha = instance(family, setting.seed)
+    problem, alpha = instance(family, setting.seed, cell.pool)
     method = setting.method(
         lower_steps=cell.K,
         lower_step_size=None if problem.constants else alpha,  # which is 2 / (L + mu)
@@ -199,7 +207,7 @@ def _measured(setting: Setting, family: str, cell: Cell, T: int, replicas: int) 
             problem,
             method,
             iterations=T + 1,
-            batch=None if cell.replacement is None else BATCH,
+            batch=None if cell.replacement is None else cell.batch,
             replacement=bool(cell.replacement),
             seed=seed,
             replicas=count,

@@ -22,7 +22,7 @@ def algorithm_replay(n):
     found = {}
     sizes = {"quadratic": 3, "heads": 6, "representation": 12, "two_tensors": 5, "long_run": 3}
     for family, p in sizes.items():
-        cells, runs = (1, 1) if family == "long_run" else (10, 5)
+        cells, runs = (1, 1) if family == "long_run" else (12, 5)
         law = 3 + np.cumsum(0.1 * rng.standard_normal((cells, runs, n + 1, p)), axis=2)
         found |= {f"{family}_phi": law, f"{family}_law": law}
     return found

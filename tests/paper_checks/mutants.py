@@ -64,16 +64,31 @@ class CrossDerivativeAtTheOrigin(MemoryReduced):
         return moved(self, phi, right, oracle.hypergradient(oracle.embed(phi, tasks), zero, right.v, tasks))
 
 
+def of_the_first(oracle: Oracle, phi: Parameters, tasks: Tasks, right: Step, count: int) -> Parameters:
+    """The direction of the first so many tasks of the batch alone."""
+    axis = tasks.index.dim() - 1
+    tensors = {name: tensor.narrow(axis, 0, count) for name, tensor in tasks.tensors.items()}
+    first = Tasks(tasks.index[..., :count], **tensors)
+    return oracle.hypergradient(oracle.embed(phi, first), right.theta[..., :count, :], right.v[..., :count, :], first)
+
+
 class UnevenWeights(MemoryReduced):
     """The first task of the batch weighs a thousandth more than the others: unbiased, for batches in random order."""
 
     def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: Any) -> Step:
         right = super().step(oracle, phi, tasks, state)
-        axis = tasks.index.dim() - 1
-        tensors = {name: tensor.narrow(axis, 0, 1) for name, tensor in tasks.tensors.items()}
-        first = Tasks(tasks.index[..., :1], **tensors)
-        extra = oracle.hypergradient(oracle.embed(phi, first), right.theta[..., :1, :], right.v[..., :1, :], first)
+        extra = of_the_first(oracle, phi, tasks, right, 1)
         return moved(self, phi, right, map_parameters(lambda d, e: d + 1e-3 * (e - d), right.direction, extra))
+
+
+class BigBatchSkips(MemoryReduced):
+    """The last task is left out of d in batches of more than eight."""
+
+    def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: Any) -> Step:
+        right = super().step(oracle, phi, tasks, state)
+        if len(tasks) <= 8:
+            return right
+        return moved(self, phi, right, of_the_first(oracle, phi, tasks, right, len(tasks) - 1))
 
 
 class Momentum(MemoryReduced):

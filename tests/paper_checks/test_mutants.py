@@ -103,6 +103,8 @@ CAUGHT = [
     (mutants.MoreStepsWithoutClosedForms, "counts", "missed"),
     (mutants.UncountedStep, "evaluations", "missed"),
     (mutants.ColdVWithoutClosedForms, "exact heads", "exceeds the bound"),
+    (mutants.BigBatchSkips, "replay quadratic", "missed"),
+    (mutants.BigBatchSkips, "all tasks", "exceeds the bound"),
 ]
 # What other checks do not see: why there is a check of iterates, on families that are not quadratic
 UNSEEN = [
@@ -130,6 +132,8 @@ UNSEEN = [
     (mutants.UncountedStep, "replay heads"),
     (mutants.ColdVWithoutClosedForms, "replay heads"),
     (mutants.ColdVWithoutClosedForms, "potential"),
+    (mutants.BigBatchSkips, "long replay"),
+    (mutants.BigBatchSkips, "hotelling"),
 ]
 
 

@@ -52,7 +52,7 @@ def test_with_exact_v_and_all_tasks_it_is_the_affine_iteration_of_a_cold_start(w
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_solved_to_rounding_goes_along_the_true_gradient(family):
-    problem, alpha = instance(family, 0)
+    problem, alpha = instance(family, 0, 5)
     phi = problem.phi0(torch.Generator().manual_seed(3))
     pool = problem.sample(None, torch.Generator())
     gradient = reference(problem, phi, pool)
