@@ -58,6 +58,8 @@ class Oracle:
         self.problem = problem
         self.replicas = replicas
         self.calls: Calls = {"lower_gradient": 0, "hvp": 0, "cross_product": 0, "upper_gradient": 0}
+        # f_i of the batch, (..., B), from the last line of the last iteration; None where a closed form took it
+        self.upper_values: Tensor | None = None
         self._map = replicas is not None and not problem.broadcasts_replicas
         self._pool: Tasks | None = None
 
@@ -206,7 +208,9 @@ class Oracle:
         """
         self.calls["upper_gradient"] += len(tasks)
         with torch.enable_grad():
-            return self._phi_gradient(self._values(self.problem.upper, z.graph, theta, tasks), z.phi)
+            values = self._values(self.problem.upper, z.graph, theta, tasks)
+            self.upper_values = values.detach()
+            return self._phi_gradient(values, z.phi)
 
     # ---- the last line
 
@@ -217,6 +221,7 @@ class Oracle:
             lower = self._values(self.problem.lower, features, point, tasks)
             gradient = self._theta_gradient(lower, point, create_graph=True)
             upper = self._values(self.problem.upper, features, theta.detach(), tasks)
+            self.upper_values = upper.detach()
             return upper - (gradient * v.detach()).sum(-1)
 
     def _recomputed_gradient(self, z: Features, theta: Tensor, v: Tensor, tasks: Tasks) -> Parameters:
@@ -294,4 +299,4 @@ class Oracle:
 def _add(total: Tensor | None, more: Tensor | None) -> Tensor | None:
     if total is None or more is None:
         return more if total is None else total
-    return total.add_(more)
+    return total + more  # not in place: autograd may give one tensor as the gradient of two
