@@ -105,7 +105,7 @@ class Direct:
 
     Without the closed form H is assembled from q products with the unit vectors: q HVPs a task and q^2 numbers, for
     small q; with it, one HVP a task for the residual. The start is not looked at. A row whose H is not positive
-    definite is a BREAKDOWN with v = 0.
+    definite is a BREAKDOWN with v = 0, one that is not finite NON_FINITE.
 
     >>> H = torch.tensor([[[2.0, 1.0], [1.0, 3.0]]], dtype=torch.float64)
     >>> Direct().solve(lambda v: (H @ v[..., None])[..., 0], torch.tensor([[1.0, 0.0]], dtype=torch.float64)).v
@@ -134,9 +134,10 @@ class Direct:
             factor = torch.where(definite[..., None, None], factor, units)  # so that the other rows can be solved
             v = torch.cholesky_solve(b.unsqueeze(-1), factor).squeeze(-1) * definite.unsqueeze(-1)
             residual = b - (H @ v.unsqueeze(-1)).squeeze(-1)
+        norm = torch.linalg.vector_norm(residual, dim=-1)
         failure = torch.where(definite, 0, Status.BREAKDOWN)
-        failure = torch.where(torch.isfinite(v).all(-1), failure, Status.NON_FINITE).int()
-        return LinearSolution(v, torch.linalg.vector_norm(residual, dim=-1), failure)
+        failure = torch.where(torch.isfinite(norm), failure, Status.NON_FINITE).int()
+        return LinearSolution(v, norm, failure)
 
 
 def _advance(

@@ -323,4 +323,7 @@ def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def _largest_eigenvalue(Z: Tensor) -> Tensor:
-    return torch.linalg.eigvalsh(Z @ Z.mT)[..., -1]
+    gram = Z @ Z.mT
+    finite = torch.isfinite(gram).all(-1).all(-1)  # the eigenvalues of anything else are refused, and stop all tasks
+    largest = torch.linalg.eigvalsh(torch.where(finite[..., None, None], gram, 0.0))[..., -1]
+    return torch.where(finite, largest, math.nan)

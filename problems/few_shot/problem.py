@@ -136,20 +136,16 @@ class FewShot(Problem):
 
         A copy that evaluates; the original trains on. The variance of a channel is over all images of all tasks.
         """
-        sums: dict[str, list[Tensor]] = {}
-        count = 0
+        of_groups: list[dict[str, Moments]] = []
         with torch.no_grad():
             for tasks in batches:
                 recording = Recording(self._groups(tasks))
                 self._features(phi, tasks.support, recording)
-                count += len(tasks)
-                for layer, (mean, variance) in recording.moments.items():
-                    now = [mean.sum(0), (variance + mean.square()).sum(0)]
-                    sums[layer] = [a + b for a, b in zip(sums[layer], now, strict=True)] if layer in sums else now
-        if not count:
+                of_groups.append(recording.moments)
+        if not of_groups:
             raise ValueError("expected at least one batch of tasks to gather statistics from, got none")
         gathered = copy.copy(self)
-        gathered.moments = {k: Moments(m / count, s / count - (m / count).square()) for k, (m, s) in sums.items()}
+        gathered.bn, gathered.moments = "running", {layer: _pooled(of_groups, layer) for layer in of_groups[0]}
         return gathered
 
     # ---- the two levels, by the head
@@ -196,3 +192,9 @@ class FewShot(Problem):
         """Share of the query images that the head puts in their class, (B,)."""
         logits = self.head.logits(features.query, theta, features.own)
         return (logits.argmax(-1) == tasks.query_labels).to(logits.dtype).mean(-1)
+
+
+def _pooled(of_groups: list[dict[str, Moments]], layer: str) -> Moments:
+    """Mean and variance of a layer over all images of equally large groups."""
+    mean, variance = (torch.cat(each) for each in zip(*(moments[layer] for moments in of_groups), strict=True))
+    return Moments(mean.mean(0), variance.mean(0) + mean.var(0, correction=0))
