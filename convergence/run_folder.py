@@ -1,0 +1,206 @@
+"""The folder of a training run: config.json, metrics.jsonl, checkpoint.pt, and what must agree to go on from them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convergence import checkpoints
+from convergence.files import write_atomically
+from convergence.recipes import Recipe
+from convergence.training_plan import Plan
+from problems.few_shot import Embedding, ImageSet, Splits
+
+PACKAGE = "memory-reduced-meta-learning"
+_LOOKED_AT = 64  # images of a split whose bytes enter its fingerprint
+_FREE = {"plan.checkpoint_every", "labels.root"}  # neither changes what is computed
+
+
+# ---- what a run is, of JSON's types
+
+
+def described_run(
+    recipe: Recipe, splits: Splits, embedding: Embedding, plan: Plan, labels: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All that decides about a run, for config.json and for every checkpoint."""
+    config = {
+        "labels": dict(labels),
+        "recipe": {
+            "method": described(recipe.method),
+            "head": None if recipe.head is None else described(recipe.head(plan.way)),
+            "centred": recipe.centred,
+            "breakdowns": recipe.breakdowns,
+            "learning_rate": recipe.learning_rate,
+        },
+        "network": described(embedding),
+        "images": {split: fingerprint(images) for split, images in splits.items()},
+        "plan": plan.as_json(),
+        "versions": {name: version(name) for name in (PACKAGE, "torch", "numpy")},
+    }
+    return json.loads(json.dumps(config))
+
+
+def described(thing: Any) -> Any:
+    """A dataclass as its type and fields, containers likewise, anything else that is not of JSON's types as its type.
+
+    >>> from convergence.linear_solvers import ConjugateGradient
+    >>> described(ConjugateGradient(3))
+    {'type': 'ConjugateGradient', 'steps': 3, 'tolerance': None}
+    """
+    if thing is None or isinstance(thing, (bool, int, float, str)):
+        return thing
+    if isinstance(thing, (list, tuple)):
+        return [described(each) for each in thing]
+    own = {field.name: described(getattr(thing, field.name)) for field in fields(thing)} if is_dataclass(thing) else {}
+    return {"type": type(thing).__name__, **own}
+
+
+def fingerprint(images: ImageSet) -> dict[str, Any]:
+    """Sizes, and twelve hexadecimal digits of SHA-256 over names, labels and the bytes of some images."""
+    found = hashlib.sha256(json.dumps([images.names, images.groups]).encode())
+    found.update(images.labels.tobytes())
+    for row in np.unique(np.linspace(0, len(images) - 1, _LOOKED_AT).astype(int)):
+        found.update(np.ascontiguousarray(images.images[row]).tobytes())
+    return {
+        "classes": len(images.names),
+        "images": len(images),
+        "shape": images.shape,
+        "sha256": found.hexdigest()[:12],
+    }
+
+
+def require_same(config: Mapping[str, Any], held: Mapping[str, Any], where: Path, *, free: frozenset[str]) -> None:
+    """Raise ValueError naming the first entry in which a run asked for differs from the one that is held."""
+    for (path, now), (_, then) in zip(_entries(config), _entries(_aligned(config, held)), strict=True):
+        if now != then and path not in free:
+            raise ValueError(f"expected {path} = {then!r}, as in {where}, got {now!r}")
+
+
+def _entries(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, Mapping) and tree:
+        for name, branch in tree.items():
+            yield from _entries(branch, f"{path}.{name}" if path else name)
+    else:
+        yield path, tree
+
+
+def _aligned(like: Any, tree: Any) -> Any:
+    """The tree in the form of `like`: what it lacks is None, so that the two have the same entries."""
+    if isinstance(like, Mapping) and like:
+        return {name: _aligned(like[name], tree.get(name) if isinstance(tree, Mapping) else tree) for name in like}
+    return tree
+
+
+# ---- where it is kept
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run. A checkpoint holds everything; metrics.jsonl is written anew from it on resume."""
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """phi, the best phi, optimiser, metrics and config."""
+        return self.path / "checkpoint.pt"
+
+    @property
+    def metrics(self) -> Path:
+        """A line of JSON an iteration."""
+        return self.path / "metrics.jsonl"
+
+    def begin(self, config: Mapping[str, Any], state: Mapping[str, Any], *, resumed: bool) -> None:
+        """Write the checkpoint, config.json and metrics.jsonl as of this state, and remove what a killed run left.
+
+        Raises ValueError where the folder holds a run already and none is resumed.
+        """
+        if not resumed:
+            if self.path.exists() and not self.path.is_dir():
+                raise ValueError(f"expected a folder for the run, got the file {self.path}")
+            if held := [path.name for path in (self.checkpoint, self.metrics) if path.exists()]:
+                raise ValueError(f"expected a folder without a run, or resume, got {self.path} with {', '.join(held)}")
+        self.path.mkdir(parents=True, exist_ok=True)
+        for left in self.path.glob(".*.partial"):
+            left.unlink(missing_ok=True)
+        self.save(config, state)
+        write_atomically(self.path / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+        write_atomically(self.metrics, "".join(map(_line, state["metrics"])).encode())
+
+    def save(self, config: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        """Write the checkpoint. Raises OSError, the one before intact, where that fails."""
+        try:
+            checkpoints.write(self.checkpoint, config, state)
+        except OSError as error:
+            raise _unwritten(self.checkpoint, error) from error
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """One more line of metrics.jsonl."""
+        try:
+            with self.metrics.open("ab", buffering=0) as file:
+                file.write(_line(row).encode())
+        except OSError as error:
+            raise _unwritten(self.metrics, error) from error
+
+    def listeners(self, iteration: int) -> list[Callable[[Mapping[str, Any]], object]]:
+        """What writes down each iteration after this one: metrics.jsonl, and TensorBoard where it is installed."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return [self.append]
+        writer = SummaryWriter(str(self.path), purge_step=iteration + 1)
+
+        def to_tensorboard(row: Mapping[str, Any]) -> None:
+            for name, value in row.items():
+                if isinstance(value, (int, float)) and name != "iteration":
+                    writer.add_scalar(name, value, row["iteration"])
+            writer.flush()
+
+        return [self.append, to_tensorboard]
+
+    def config(self) -> dict[str, Any]:
+        """What config.json says. Raises ValueError where there is none."""
+        path = self.path / "config.json"
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"expected the config.json of a training run in {self.path}, got none that reads"
+            ) from error
+        if not isinstance(found, dict) or not {"labels", "plan"} <= found.keys():
+            raise ValueError(f"expected the config.json of a training run in {self.path}, got another")
+        return found
+
+    def state(self, config: Mapping[str, Any], *, free: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """The state in the checkpoint. Raises ValueError where it is of another config, `free` entries aside."""
+        held, state = checkpoints.read(self.checkpoint)
+        require_same({**config, "versions": None}, held, self.checkpoint, free=free | _FREE | {"versions"})
+        return state
+
+    def to_resume(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The same for a run that goes on: without a schedule it may be asked for more iterations than before."""
+        if not self.checkpoint.is_file():
+            raise ValueError(f"expected a checkpoint to resume from in {self.path}, got none: start without resume")
+        longer = frozenset({"plan.iterations"} if config["plan"]["schedule"] == "none" else ())
+        state = self.state(config, free=longer)
+        if (done := len(state["metrics"])) > config["plan"]["iterations"]:
+            raise ValueError(f"expected iterations of at least the {done} done, got {config['plan']['iterations']}")
+        return state
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _unwritten(path: Path, error: OSError) -> OSError:
+    return OSError(
+        f"expected room to write {path}, got {error.strerror or error}; "
+        "the checkpoint before it is intact: make room and resume"
+    )

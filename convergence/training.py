@@ -1,0 +1,169 @@
+"""Few-shot training and evaluation: a recipe, images and a network in, the phi that validates best out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from convergence.evaluation import Evaluation, measure, ready
+from convergence.recipes import Recipe
+from convergence.run_folder import RunFolder, described_run
+from convergence.training_plan import FewShotProblem, Plan
+from convergence.training_run import Row, Run, TrainingFailed
+from problems import Parameters
+from problems.few_shot import Embedding, Splits
+
+__all__ = ["Evaluation", "Plan", "Trained", "TrainingFailed", "evaluate", "load", "train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What training ended with.
+
+    phi       the iterate that validated best, on the CPU or the device of the plan
+    metrics   what was recorded of each iteration, in order
+    state     all that training goes on from, for `train(start=...)`
+    end       "iterations", "patience" or "stopped"
+    """
+
+    recipe: Recipe
+    splits: Splits = field(repr=False)
+    embedding: Embedding
+    plan: Plan
+    phi: Parameters = field(repr=False)
+    metrics: list[Row] = field(repr=False)
+    state: Mapping[str, Any] = field(repr=False)
+    end: str
+
+    @property
+    def iteration(self) -> int:
+        """Iterations completed."""
+        return len(self.metrics)
+
+    @property
+    def validated(self) -> Row | None:
+        """What was recorded where phi is from; None where nothing was validated."""
+        rows = [row for row in self.metrics if "validation_accuracy" in row]
+        return max(rows, key=lambda row: row["validation_accuracy"], default=None)
+
+    def problem(self, split: str = "test", *, seed: int | None = None) -> FewShotProblem:
+        """The problem that the method solves on the evaluation episodes of a split (seed None: that of the plan)."""
+        seed = self.plan.evaluation_seed if seed is None else seed
+        return self.plan.problem(self.recipe, self.plan.episodes(self.splits, split, seed=seed), self.embedding)
+
+
+def train(
+    recipe: Recipe,
+    splits: Splits,
+    *,
+    embedding: Embedding,
+    out: Path | str | None = None,
+    resume: bool = False,
+    start: Mapping[str, Any] | None = None,
+    labels: Mapping[str, Any] | None = None,
+    stop: Callable[[], object] = lambda: False,
+    watch: Callable[[Row], object] = lambda row: None,
+    **plan: Any,
+) -> Trained:
+    """Train the network on the episodes of splits["train"]; choose the iterate on those of splits["validation"].
+
+    recipe      from `RECIPES`, or one's own
+    embedding   `Conv4(32)`, `ResNet12()`, ...
+    out         None: nothing is written. A folder: config.json, metrics.jsonl and checkpoint.pt go there, and events of
+                TensorBoard where it is installed
+    resume      go on from the checkpoint in `out`: phi, optimiser and metrics (but seconds) are then those of a run
+                that was never interrupted, bit for bit (same machine, threads and torch). More iterations may be asked
+                for than before, without a schedule
+    start       the `state` of a shorter run, to go on from without files
+    labels      of JSON's types, kept in config.json, and the same on resume
+    stop        asked after each iteration whether to end there, with a checkpoint
+    watch       called with what was recorded of each iteration
+    plan        the fields of `Plan`: iterations=250, seed=0, batch=4, bn="task", device="cpu", ...
+
+    Recorded of an iteration: iteration (from 1), loss (mean f_i at theta_K), direction_norm |d|, learning_rate,
+    breakdowns (tasks whose CG met p'Hp <= 0), calls of the oracle so far, seconds so far; of the first one peak_bytes;
+    where there is a validation its accuracy, ci95 and the lower level there (`Evaluation.lower`).
+    The images of splits["test"] are never looked at.
+
+    Raises ValueError on arguments that do not fit each other, a folder that holds a run already (without resume), no
+    checkpoint, a corrupt one, or one of another run (with it); TrainingFailed on BREAKDOWN, unless the recipe allows
+    it, and on NON_FINITE, the last checkpoint intact; OSError where the folder cannot be written.
+    """
+    chosen = Plan(**plan)
+    run = Run(recipe, splits, embedding, chosen)
+    folder = None if out is None else RunFolder(Path(out))
+    config = described_run(recipe, splits, embedding, chosen, labels or {})
+    if folder is not None and resume:
+        run.restore(folder.to_resume(config))
+    elif resume:
+        raise ValueError("expected a folder out to resume from, got None")
+    elif start is not None:
+        run.restore(start)
+    listeners = [watch]
+    if folder is not None:
+        folder.begin(config, run.state(), resumed=resume)
+        listeners += folder.listeners(run.iteration)
+
+    stopped = False
+    while not (run.finished or stopped):
+        row = run.advance()
+        for listen in listeners:
+            listen(row)
+        stopped = bool(stop())
+        due = stopped or run.finished or run.iteration % chosen.checkpoint_every == 0
+        if folder is not None and due:
+            folder.save(config, run.state())
+    end = "stopped" if not run.finished else "patience" if run.iteration < chosen.iterations else "iterations"
+    return _trained(run, splits, embedding, end)
+
+
+def load(folder: Path | str, recipe: Recipe, splits: Splits, *, embedding: Embedding, **changes: Any) -> Trained:
+    """The run in this folder as far as its last checkpoint, with changes of the plan that phi does not depend on.
+
+    Raises ValueError where there is none, it is corrupt, or it is of another recipe, network or images.
+    """
+    held = RunFolder(Path(folder))
+    config = held.config()
+    plan = Plan.from_json({**config["plan"], **changes})
+    described = described_run(recipe, splits, embedding, plan, config["labels"])
+    run = Run(recipe, splits, embedding, plan)
+    run.restore(held.state(described, free=frozenset(f"plan.{name}" for name in changes)))
+    return _trained(run, splits, embedding, "iterations" if run.finished else "stopped")
+
+
+def evaluate(
+    trained: Trained,
+    *,
+    episodes: int = 600,
+    seed: int = 0,
+    split: str = "test",
+    chunk: int | None = None,
+    advance: Callable[[int], object] = lambda count: None,
+) -> Evaluation:
+    """The accuracy of the trained phi on the first episodes of a split, which depend on the seed given here alone.
+
+    They are the same ones for all methods and training seeds. With bn="running" the statistics are gathered over fixed
+    training episodes first. `chunk` episodes at a time (None: as in training) bound the memory. Raises ValueError on
+    fewer than one episode.
+    """
+    chunk = trained.plan.tasks_at_a_time if chunk is None else chunk
+    training = trained.plan.episodes(trained.splits, "train", seed=seed)
+    problem = ready(trained.problem(split, seed=seed), trained.phi, training, chunk=chunk)
+    method = trained.recipe.method
+    return measure(problem, method, trained.phi, episodes=episodes, chunk=chunk, lower=True, advance=advance)
+
+
+def _trained(run: Run, splits: Splits, embedding: Embedding, end: str) -> Trained:
+    state = run.state()
+    return Trained(
+        recipe=run.recipe,
+        splits=splits,
+        embedding=embedding,
+        plan=run.plan,
+        phi=state["best"],
+        metrics=state["metrics"],
+        state=state,
+        end=end,
+    )

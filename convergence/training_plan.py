@@ -1,0 +1,179 @@
+"""All numbers and names that decide about a training run, beside the recipe, the network and the images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, StepLR
+
+from convergence.arguments import integer, positive
+from convergence.command_line import named
+from convergence.driver import resolve_device
+from convergence.optimisers import MakeOptimizer
+from convergence.recipes import Recipe
+from problems.few_shot import (
+    SEMANTICS,
+    Augmentation,
+    Embedding,
+    Episodes,
+    FewShot,
+    Semantics,
+    Splits,
+    WholeNetwork,
+)
+
+FewShotProblem = FewShot | WholeNetwork
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+SCHEDULES = ("none", "cosine", "step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long, on which episodes and how to train. All fields are of JSON's types but `augmentation`.
+
+    iterations          upper iterations T
+    way, shot, queries  of training episodes; validation and test have `evaluation_queries` images of each class
+    within_groups       all classes of an episode from one alphabet or superclass
+    augmentation        of training episodes
+    batch               tasks an iteration; `chunk` of them at a time, which bounds the memory (None: one on a CPU, all
+                        on a GPU)
+    learning_rate       None: that of the recipe
+    optimizer           "adam", "adamw" or "sgd" of torch.optim
+    schedule            of the learning rate: "none"; "cosine", to zero after T iterations; "step", times `decay` every
+                        `decay_every` iterations (None: a third of T)
+    bn                  over which images batch norm averages: "task", "support" or "running"
+    dtype               "float32" or "float64"
+    autocast            the network, and it alone, in bfloat16
+    channels_last       images of the network stored with channels last
+    device              "cpu", "cuda", "cuda:1", ...
+    seed                of the start and of the training episodes
+    validate_every      iterations between validations on the episodes 0 .. `validation_episodes` - 1 of
+                        `evaluation_seed`, which all training seeds share; the last iteration is always followed by one.
+                        None: no validation, and the last phi counts as the best
+    patience            end after so many validations in a row without a better accuracy; None: never
+    checkpoint_every    iterations between checkpoints, where there is a folder to write them to
+
+    Raises ValueError on numbers out of range and unknown names.
+    """
+
+    iterations: int
+    way: int = 5
+    shot: int = 5
+    queries: int = 5
+    evaluation_queries: int = 15
+    within_groups: bool = False
+    augmentation: Augmentation | None = None
+    batch: int = 4
+    chunk: int | None = None
+    learning_rate: float | None = None
+    optimizer: str = "adam"
+    schedule: str = "none"
+    decay_every: int | None = None
+    decay: float = 0.1
+    bn: Semantics = "task"
+    dtype: str = "float32"
+    autocast: bool = False
+    channels_last: bool = False
+    device: str = "cpu"
+    seed: int = 0
+    validate_every: int | None = 50
+    validation_episodes: int = 100
+    evaluation_seed: int = 0
+    patience: int | None = None
+    checkpoint_every: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "seed", "evaluation_seed"):
+            integer(name, getattr(self, name), least=0)
+        for name in ("batch", "validation_episodes", "checkpoint_every"):
+            integer(name, getattr(self, name), least=1)
+        for name in ("chunk", "decay_every", "validate_every", "patience"):
+            if getattr(self, name) is not None:
+                integer(name, getattr(self, name), least=1, otherwise="None or ")
+        positive("decay", self.decay)
+        if self.learning_rate is not None:
+            positive("learning_rate", self.learning_rate)
+        if self.patience is not None and self.validate_every is None:
+            raise ValueError(
+                f"expected validate_every a number where there is a patience, got None and {self.patience}"
+            )
+        named(OPTIMIZERS, self.optimizer, "optimizer")
+        named(DTYPES, self.dtype, "dtype")
+        for name, known in {"schedule": SCHEDULES, "bn": SEMANTICS}.items():
+            named(dict.fromkeys(known), getattr(self, name), name)
+        resolve_device(self.device)
+
+    # ---- what follows from it
+
+    def episodes(self, splits: Splits, split: str, *, seed: int | None = None) -> Episodes:
+        """Of this split: those to train on, or to judge by (with evaluation_queries, without augmentation).
+
+        `seed` None: that of training for "train", else that of evaluation.
+        """
+        training = split == "train"
+        own = self.seed if training else self.evaluation_seed
+        return Episodes(
+            images=splits[split],
+            split=split,
+            way=self.way,
+            shot=self.shot,
+            queries=self.queries if training else self.evaluation_queries,
+            seed=own if seed is None else seed,
+            within_groups=self.within_groups,
+            augmentation=self.augmentation if training and seed is None else None,
+        )
+
+    def problem(self, recipe: Recipe, episodes: Episodes, embedding: Embedding) -> FewShotProblem:
+        """The problem of the recipe on these episodes."""
+        return recipe.problem(
+            episodes,
+            embedding=embedding,
+            bn=self.bn,
+            autocast=torch.bfloat16 if self.autocast else None,
+            channels_last=self.channels_last,
+        )
+
+    @property
+    def tasks_at_a_time(self) -> int:
+        """`chunk`, or what it is by default."""
+        default = self.batch if torch.device(self.device).type == "cuda" else 1
+        return default if self.chunk is None else self.chunk
+
+    def make_optimizer(self, recipe: Recipe) -> MakeOptimizer:
+        """The optimiser, given the tensors of phi."""
+        rate = recipe.learning_rate if self.learning_rate is None else self.learning_rate
+        return partial(OPTIMIZERS[self.optimizer], lr=rate)
+
+    def scheduler(self, optimizer: torch.optim.Optimizer) -> LRScheduler | None:
+        """The schedule of its learning rate."""
+        if self.schedule == "cosine":
+            return CosineAnnealingLR(optimizer, T_max=max(1, self.iterations))
+        if self.schedule == "step":
+            return StepLR(optimizer, step_size=self.decay_every or max(1, self.iterations // 3), gamma=self.decay)
+        return None
+
+    def validates_after(self, iteration: int) -> bool:
+        """Whether the iteration of this number (from 1) is followed by a validation."""
+        if self.validate_every is None:
+            return False
+        return iteration % self.validate_every == 0 or iteration == self.iterations
+
+    # ---- as JSON
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields_: Mapping[str, Any]) -> Plan:
+        """The plan of these fields. Raises ValueError where one is missing or unknown."""
+        expected = {field.name for field in fields(cls)}
+        if expected != fields_.keys():
+            raise ValueError(f"expected a plan of the fields {sorted(expected)}, got {sorted(fields_)}")
+        turned = fields_["augmentation"]
+        return cls(**{**fields_, "augmentation": None if turned is None else Augmentation(**turned)})

@@ -1,0 +1,223 @@
+"""One training run in memory: a step, a validation, and the state from which it goes on bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from convergence.chunks import Direction, direction_in_chunks
+from convergence.evaluation import Evaluation, measure, ready
+from convergence.memory import peak_bytes
+from convergence.optimisers import Optimised
+from convergence.oracle import Oracle
+from convergence.recipes import Recipe
+from convergence.status import Status
+from convergence.streams import generator
+from convergence.training_plan import DTYPES, Plan
+from convergence.trees import tensors_of
+from problems import Parameters
+from problems.few_shot import Embedding, Splits
+
+Row = dict[str, Any]  # what is recorded of one iteration, of JSON's types
+
+
+class TrainingFailed(RuntimeError):
+    """Training met BREAKDOWN or NON_FINITE (`status`); phi and the last checkpoint are those of before `iteration`."""
+
+    def __init__(self, status: Status, iteration: int):
+        super().__init__(f"{status.name} in iteration {iteration}: {status.advice}")
+        self.status = status
+        self.iteration = iteration
+
+    def __reduce__(self) -> tuple[type[TrainingFailed], tuple[Status, int]]:
+        return TrainingFailed, (self.status, self.iteration)
+
+
+class Run:
+    """A training run: `advance` takes one iteration, `state` is all that it depends on beside its arguments.
+
+    Iteration t draws its tasks from the stream (seed, "tasks", t), and nothing else is random: the state needs no
+    generator. Raises ValueError where the method takes the upper step itself, or carries something from one iteration
+    to the next (a warm start, which tasks drawn without end cannot have).
+    """
+
+    def __init__(self, recipe: Recipe, splits: Splits, embedding: Embedding, plan: Plan):
+        self.recipe, self.plan = recipe, plan
+        self.problem = plan.problem(recipe, plan.episodes(splits, "train"), embedding)
+        self.oracle = Oracle(self.problem)
+        phi = self.problem.phi0(generator(plan.seed, "start"))
+        start = {name: tensor.to(plan.device, DTYPES[plan.dtype]) for name, tensor in phi.items()}
+        self.optimised = Optimised(recipe.method, start, plan.make_optimizer(recipe))
+        self.scheduler = plan.scheduler(self.optimised.optimizer)
+        self.method_state = recipe.method.start(self.oracle, self.phi)
+        if tensors_of(self.method_state):
+            raise ValueError(f"expected a method without a state, got {type(recipe.method).__name__} with one")
+        self.best = self._copy_of_phi()
+        self.metrics: list[Row] = []
+        self.seconds = 0.0
+        if plan.validate_every is not None:
+            self._validation = plan.problem(recipe, plan.episodes(splits, "validation"), embedding)
+            self._gathering = plan.episodes(splits, "train", seed=plan.evaluation_seed)
+
+    @property
+    def phi(self) -> Parameters:
+        """The iterate; the optimiser changes these tensors in place."""
+        return self.optimised.phi
+
+    @property
+    def iteration(self) -> int:
+        """Iterations completed."""
+        return len(self.metrics)
+
+    @property
+    def validations(self) -> list[float]:
+        """The validation accuracies so far."""
+        return [row["validation_accuracy"] for row in self.metrics if "validation_accuracy" in row]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all iterations are done or the patience is spent."""
+        return self.iteration >= self.plan.iterations or self.impatient
+
+    @property
+    def impatient(self) -> bool:
+        """Whether the last `patience` validations were no better than the best one before them."""
+        accuracies = self.validations
+        return bool(
+            self.plan.patience
+            and accuracies
+            and len(accuracies) - accuracies.index(max(accuracies)) > self.plan.patience
+        )
+
+    # ---- one iteration
+
+    def advance(self) -> Row:
+        """One iteration, and a validation where one is due; what is recorded of it.
+
+        Raises TrainingFailed, with phi as it was, where d is not finite, or CG broke down and the recipe does not allow
+        it.
+        """
+        began = time.perf_counter()
+        number = self.iteration + 1
+        rate = self.optimised.optimizer.param_groups[0]["lr"]
+        found, peak = self._direction(metered=number == 1)
+        length = _length(found.direction)
+        self._require(found, length, number)
+        self.optimised.step(found.direction)
+        if self.scheduler is not None:
+            self.scheduler.step()
+        row: Row = {
+            "iteration": number,
+            "loss": _number(found.upper.item()),
+            "direction_norm": length,
+            "learning_rate": rate,
+            "breakdowns": int(found.failed),
+            "calls": dict(self.oracle.calls),
+        }
+        if peak is not None:
+            row["peak_bytes"] = peak
+        if self.plan.validates_after(number):
+            row |= self._validated()
+        elif self.plan.validate_every is None:
+            self.best = self._copy_of_phi()
+        self.seconds += time.perf_counter() - began
+        self.metrics.append(row | {"seconds": round(self.seconds, 3)})
+        return self.metrics[-1]
+
+    def _direction(self, *, metered: bool) -> tuple[Direction, int | None]:
+        """d of this iteration's tasks, and the peak bytes where the meter, which costs time, is asked for."""
+        plan, device = self.plan, torch.device(self.plan.device)
+        tasks = self.problem.sample(plan.batch, generator(plan.seed, "tasks", self.iteration)).to(device)
+
+        def step() -> Direction:
+            return direction_in_chunks(
+                self.recipe.method, self.oracle, self.phi, tasks, self.method_state, chunk=plan.tasks_at_a_time
+            )
+
+        if not metered:
+            return step(), None
+        kept: list[Direction] = []
+        peak = peak_bytes(lambda: kept.append(step()), device=device)
+        return kept[0], peak
+
+    def _require(self, found: Direction, length: float, number: int) -> None:
+        status = Status(int(found.failure))
+        if status is Status.NON_FINITE or not math.isfinite(length):
+            raise TrainingFailed(Status.NON_FINITE, number)
+        if status is Status.BREAKDOWN and not self.recipe.breakdowns:
+            raise TrainingFailed(status, number)
+
+    def _validated(self) -> Row:
+        before = max(self.validations, default=-1.0)
+        judged = self._measured()
+        if judged.accuracy > before:
+            self.best = self._copy_of_phi()
+        lower = {f"validation_{name}": _number(value) for name, value in judged.lower.items()}
+        return {"validation_accuracy": judged.accuracy, "validation_ci95": _number(judged.ci95), **lower}
+
+    def _measured(self) -> Evaluation:
+        plan, chunk = self.plan, self.plan.tasks_at_a_time
+        problem = ready(self._validation, self.phi, self._gathering, chunk=chunk)
+        method = self.recipe.method
+        return measure(problem, method, self.phi, episodes=plan.validation_episodes, chunk=chunk, lower=True)
+
+    def _copy_of_phi(self) -> Parameters:
+        return {name: tensor.detach().clone() for name, tensor in self.phi.items()}
+
+    # ---- its state
+
+    def state(self) -> dict[str, Any]:
+        """phi, the best phi, optimiser, schedule, oracle calls, metrics, seconds: tensors and plain values."""
+        return {
+            "phi": self._copy_of_phi(),
+            "best": dict(self.best),
+            "optimizer": copy.deepcopy(self.optimised.optimizer.state_dict()),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "calls": dict(self.oracle.calls),
+            "metrics": [dict(row) for row in self.metrics],
+            "seconds": self.seconds,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from this state. Raises ValueError where it is of another network."""
+        for name in ("phi", "best"):
+            check_shapes(state[name], self.phi)
+        with torch.no_grad():
+            for name, tensor in self.phi.items():
+                tensor.copy_(state["phi"][name])
+        self.best = {name: state["best"][name].to(tensor).clone() for name, tensor in self.phi.items()}
+        self.optimised.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.oracle.calls.update(state["calls"])
+        self.metrics = [dict(row) for row in state["metrics"]]
+        self.seconds = state["seconds"]
+
+
+def check_shapes(phi: Mapping[str, Any], expected: Parameters) -> None:
+    """Raise ValueError, naming the first tensor that differs, where phi is of another architecture."""
+    if phi.keys() != expected.keys():
+        differing = sorted(phi.keys() ^ expected.keys())[0]
+        has = "without" if differing in expected else "with"
+        raise ValueError(f"expected a checkpoint of this architecture, got one {has} the tensor {differing!r}")
+    for name, tensor in expected.items():
+        if phi[name].shape != tensor.shape:
+            raise ValueError(
+                f"expected a checkpoint of this architecture, with {name!r} of shape {tuple(tensor.shape)}, "
+                f"got {tuple(phi[name].shape)}"
+            )
+
+
+def _length(direction: Parameters) -> float:
+    """|d|, all tensors in a row."""
+    return torch.stack([torch.linalg.vector_norm(tensor) for tensor in direction.values()]).norm().item()
+
+
+def _number(value: float) -> float | None:
+    """The value, or None where it is not finite: JSON has no NaN."""
+    return value if math.isfinite(value) else None
