@@ -247,7 +247,9 @@ class Oracle:
     def _theta_gradient(self, values: Tensor, theta: Tensor, *, create_graph: bool) -> Tensor:
         gradient = None
         if values.requires_grad:
-            (gradient,) = torch.autograd.grad(values.sum(), theta, create_graph=create_graph, allow_unused=True)
+            with torch.enable_grad():  # also where the caller evaluates without a graph
+                total = values.sum()
+            (gradient,) = torch.autograd.grad(total, theta, create_graph=create_graph, allow_unused=True)
         if gradient is None:
             raise ValueError(
                 f"expected the lower objective of {type(self.problem).__name__} to depend on theta, "
