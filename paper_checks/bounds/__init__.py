@@ -1,7 +1,7 @@
 """The bounds that `python -m paper_checks falsify` searches, by the claim that states them.
 
-Not here: worst_case_sdp, whose dual solution proves its bound; claims that state equalities alone; Theorem 2 on curved
-lower levels (lyapunov_decrease judges it on instances) and Lemma 2, whose sup over all phi no finite search covers.
+Not here: worst_case_sdp, whose dual solution proves its bound; claims that state equalities alone; Lemma 2, whose sup
+over all phi no finite search covers; the accuracy of certified runs, which follows from the certificate (searched).
 """
 
 from pathlib import Path

@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 import paper_checks.__main__ as command
-from convergence import MemoryReduced, reference
+from convergence import MemoryReduced, reference, run
 from paper_checks import CLAIMS, falsify
 from paper_checks.bounds import BOUNDS, WORST, worst_file
 from paper_checks.bounds.batches import _expectations, _sequences
-from paper_checks.bounds.heads import CELLS, Heads
+from paper_checks.bounds.heads import CELLS, WARM, Heads, decode
 from paper_checks.bounds.instances import Instances, Shape, Theory, parameters
 from paper_checks.bounds.profiles import _profiles
 from paper_checks.falsify import Bound, Worst, load, replay, save, search
-from paper_checks.planted import FirstOrder, HiddenDecay, OneLowerStepFewer
+from paper_checks.lyapunov import Lyapunov, drift_probe, reference_potential
+from paper_checks.planted import FirstOrder, HiddenDecay, LastStepOnly, OneLowerStepFewer
 from paper_checks.quadratic_theory import QuadraticTheory
 from problems import Quadratic
 
@@ -45,6 +46,8 @@ def test_random_instances_stay_below_the_bound_and_come_near_it(claim, number):
         ("certificate", 0, FirstOrder, 3),
         ("cold_start_floor", 0, OneLowerStepFewer, 2),
         ("lyapunov_decrease", 0, FirstOrder, 1),
+        ("lyapunov_decrease", 2, FirstOrder, 1),
+        ("itd_floor", 1, LastStepOnly, 1),
         ("growing_lower_steps", 0, HiddenDecay, 2),
         ("batch_size_decay", 0, OneLowerStepFewer, 0),
     ],
@@ -133,14 +136,35 @@ def test_the_theory_of_instances_is_that_of_each_alone(seed):
 @pytest.mark.parametrize("number", range(6))
 def test_the_solutions_of_heads_are_those_of_the_reference(number):
     cell = CELLS[number]
-    heads = Heads(cell, np.random.default_rng(number).random((5, 14)))
+    heads = Heads(cell, decode(cell, np.random.default_rng(number).random((5, 14))))
     for k, constants in enumerate(heads.constants):
         assert 0 < constants.lower_contraction(0.5) < 1
         task = heads.problem.select(torch.tensor([k]))
         exact = reference(heads.problem, {"centre": torch.as_tensor(heads.phi[k])}, task)
         np.testing.assert_allclose(heads.theta[k], exact.theta[0], rtol=1e-9, atol=1e-11)
         np.testing.assert_allclose(heads.gradient[k], exact.hypergradient["centre"], rtol=1e-8, atol=1e-11)
-        np.testing.assert_allclose(heads.residual(heads.theta, heads.v), 0, atol=1e-11)
+        assert heads.value[k] == pytest.approx(float(exact.value), rel=1e-12)
+    np.testing.assert_allclose(heads.residual(heads.theta, heads.v(heads.theta)), 0, atol=1e-11)
+
+
+@pytest.mark.parametrize("cell", WARM, ids=str)
+def test_the_decrease_on_heads_is_that_of_runs_on_single_problems(cell):
+    (bound,) = (each for each in BOUNDS["lyapunov_decrease"] if "heads" in each.name)
+    x = np.random.default_rng(3).random((4, bound.dimensions(cell)))
+    steps = {"lower_steps": cell["K"], "cg_steps": cell["N"], "lower_step_size": 0.5}
+    for one, ratio in zip(x, bound.evaluate(cell, x), strict=True):
+        heads = Heads(cell, {name: array[None] for name, array in bound.instance(cell, one).items()})
+        exact_v = {"exact_v": cell["N"] == 2}
+        heads = heads.scaled(np.array([Lyapunov.of(heads.problem.constants, **steps, **exact_v).largest_step]))
+        lyapunov = Lyapunov.of(heads.problem.constants, **steps, **exact_v)
+        assert lyapunov.largest_step == pytest.approx(1)
+        probes = ("grad_norm_sq", reference_potential(heads.problem, 0.0, 1.0, lyapunov), drift_probe())
+        method, phi = MemoryReduced(**steps, upper_step_size=1.0), {"centre": torch.as_tensor(heads.phi[0])}
+        trace = run(heads.problem, method, iterations=6, phi0=phi, probes=probes).trace
+        V, squares, drift = (trace[name].numpy() for name in ("V", "grad_norm_sq", "drift"))
+        counted = drift[1:] <= lyapunov.drift
+        law = (squares[:-1] / (2 * (V[:-1] - V[1:] + 1e-12 * V[:-1])))[counted]
+        assert ratio == pytest.approx(law.max(initial=0), rel=1e-6)
 
 
 @given(seeds, st.sampled_from([0, 1]))
@@ -240,7 +264,7 @@ def test_wrong_usage_is_one_sentence(monkeypatch, capsys, arguments, said):
 
 
 def test_an_instance_of_another_bound_is_refused(tmp_path):
-    first, second = BOUNDS["lyapunov_decrease"]
+    first, second, *_ = BOUNDS["lyapunov_decrease"]
     worst = Worst("lyapunov_decrease", first.name, 0.5, dict(first.cells[0]), [0.4] * 29, 1, 1.0, 0)
     save([worst], [first], tmp_path / "one.json")
     assert load(tmp_path / "one.json") == [worst]
