@@ -1,4 +1,4 @@
-"""`python -m convergence`: solve a problem of the catalogue from the command line."""
+"""`python -m convergence`: solve a problem of the catalogue, train and evaluate few-shot networks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from convergence import Method, Result, command_line, run
+from convergence import Method, Result, command_line, few_shot_commands, run
 from convergence.arguments import integer
 from convergence.catalogue import METHODS
 from convergence.command_line import named
@@ -24,7 +24,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.callback()
 def group() -> None:
-    """The memory-reduced algorithm on bilevel problems with known optima."""
+    """The memory-reduced algorithm on bilevel problems with known optima, and on few-shot classification."""
 
 
 @app.command(epilog="Exit status: 0 the run ended well, 1 it met BREAKDOWN or NON_FINITE, 2 wrong usage.")
@@ -87,6 +87,11 @@ def solve(
     if out is not None:
         write_atomically(out, (json.dumps(_record(result), indent=2) + "\n").encode())
     raise typer.Exit(int(result.status.failed))
+
+
+_SEVERAL_SEEDS = {"allow_extra_args": True}  # --seeds 0 1 2: the option takes one, the rest are left over
+app.command(epilog=few_shot_commands.TRAIN_HELP, context_settings=_SEVERAL_SEEDS)(few_shot_commands.train)
+app.command()(few_shot_commands.evaluate)
 
 
 def _method(name: str, common: dict[str, Any], special: dict[str, tuple[str, Any, Any]]) -> Method:

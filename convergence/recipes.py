@@ -73,6 +73,13 @@ class Recipe:
         method: Any = self.method
         return replace(self, method=replace(method, **changes))
 
+    def with_head(self, **changes: Any) -> Recipe:
+        """The recipe with other fields of its head, as ridge=0.01. Raises TypeError on fields that it does not have."""
+        make: Any = self.head
+        if make is None:
+            raise TypeError(f"expected a recipe with a head for {', '.join(changes)}, got one that adapts all")
+        return replace(self, head=lambda way: replace(make(way), **changes))
+
 
 def _softmax(**options: Any) -> Callable[[int], Head]:
     return lambda way: SoftmaxHead(way=way, **options)

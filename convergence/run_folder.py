@@ -78,24 +78,17 @@ def fingerprint(images: ImageSet) -> dict[str, Any]:
 
 def require_same(config: Mapping[str, Any], held: Mapping[str, Any], where: Path, *, free: frozenset[str]) -> None:
     """Raise ValueError naming the first entry in which a run asked for differs from the one that is held."""
-    for (path, now), (_, then) in zip(_entries(config), _entries(_aligned(config, held)), strict=True):
-        if now != then and path not in free:
+    for path, now, then in _differences(config, held):
+        if path not in free and not path.startswith("versions"):
             raise ValueError(f"expected {path} = {then!r}, as in {where}, got {now!r}")
 
 
-def _entries(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, Mapping) and tree:
-        for name, branch in tree.items():
-            yield from _entries(branch, f"{path}.{name}" if path else name)
-    else:
-        yield path, tree
-
-
-def _aligned(like: Any, tree: Any) -> Any:
-    """The tree in the form of `like`: what it lacks is None, so that the two have the same entries."""
-    if isinstance(like, Mapping) and like:
-        return {name: _aligned(like[name], tree.get(name) if isinstance(tree, Mapping) else tree) for name in like}
-    return tree
+def _differences(now: Any, then: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(now, Mapping) and isinstance(then, Mapping):
+        for name in {**then, **now}:
+            yield from _differences(now.get(name), then.get(name), f"{path}.{name}" if path else name)
+    elif now != then:
+        yield path, now, then
 
 
 # ---- where it is kept
@@ -181,7 +174,7 @@ class RunFolder:
     def state(self, config: Mapping[str, Any], *, free: frozenset[str] = frozenset()) -> dict[str, Any]:
         """The state in the checkpoint. Raises ValueError where it is of another config, `free` entries aside."""
         held, state = checkpoints.read(self.checkpoint)
-        require_same({**config, "versions": None}, held, self.checkpoint, free=free | _FREE | {"versions"})
+        require_same(config, held, self.checkpoint, free=free | _FREE)
         return state
 
     def to_resume(self, config: Mapping[str, Any]) -> dict[str, Any]:

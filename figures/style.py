@@ -67,6 +67,14 @@ FAMILIES = {
     "representation": Series(BLUE, "o", "representation"),
     "two_tensors": Series(GREEN, "s", r"quadratic, $\phi$ in two tensors"),
 }
+FEW_SHOT_COSTS = {
+    "memory_reduced": METHODS["memory_reduced"],
+    "recompute": Series(SKY, "v", "memory-reduced, low memory"),
+    "anew": Series(BLACK, "x", "memory-reduced, features anew"),
+    "itd_once": Series(GREEN, "^", "ITD-BiO, features once"),
+    "itd_anew": Series(VERMILION, "s", "ITD-BiO as published"),
+    "maml": Series(PURPLE, "D", "MAML"),
+}
 # The next ones are indexed by the code in the evidence
 SAMPLINGS = (Series(VERMILION, "s", "without replacement"), Series(BLUE, "o", "i.i.d."))
 TAILS = (Series(BLUE, "o", "$x^{-a}$"), Series(VERMILION, "^", "$x^{-a}$ rippled"), Series(GREEN, "s", "$|x|^m$"))
@@ -136,10 +144,19 @@ def save(figure: Figure, directory: Path, name: str) -> list[Path]:
     """
     written = []
     for suffix in ("png", "svg"):
-        content = io.BytesIO()
-        with paper_style():
-            figure.savefig(content, format=suffix, dpi=200, metadata={"Date": None} if suffix == "svg" else {})
         path = directory / f"{name}.{suffix}"
-        write_atomically(path, content.getvalue())
+        write_atomically(path, _rendered(figure, suffix))
         written.append(path)
     return written
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as the bytes of a PNG file (200 dpi)."""
+    return _rendered(figure, "png")
+
+
+def _rendered(figure: Figure, suffix: str) -> bytes:
+    content = io.BytesIO()
+    with paper_style():
+        figure.savefig(content, format=suffix, dpi=200, metadata={"Date": None} if suffix == "svg" else {})
+    return content.getvalue()

@@ -1,0 +1,103 @@
+"""A few-shot run by names and numbers, as a command line gives them and config.json keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from convergence import few_shot_data
+from convergence.command_line import named
+from convergence.linear_solvers import ConjugateGradient, Direct
+from convergence.recipes import RECIPES, Recipe
+from problems.few_shot import EMBEDDINGS, Conv4, Embedding, ResNet12, Splits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What to train, where None leaves a thing as the recipe or the data set has it.
+
+    data, root, size, classes, images_per_class   as `few_shot_data.images` takes them
+    method                       of `RECIPES`
+    embedding, channels          "conv4" or "resnet12", with so many channels (of ResNet12 in its first block)
+    lower_steps, lower_step_size, cg_steps, direct, low_memory   changes of the method
+    ridge, lasso                 changes of the head
+    """
+
+    data: str
+    method: str
+    root: str | None = None
+    size: int | None = None
+    classes: tuple[int, int, int] | None = None
+    images_per_class: int | None = None
+    embedding: str = "conv4"
+    channels: int = 64
+    lower_steps: int | None = None
+    lower_step_size: float | None = None
+    cg_steps: int | None = None
+    direct: bool = False
+    low_memory: bool = False
+    ridge: float | None = None
+    lasso: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, labels: Mapping[str, Any]) -> Asked:
+        """What was asked for by these fields. Raises ValueError where they are others."""
+        if (expected := {field.name for field in fields(cls)}) != labels.keys():
+            raise ValueError(f"expected the labels {sorted(expected)} of a run by name, got {sorted(labels)}")
+        return cls(**{**labels, "classes": None if labels["classes"] is None else tuple(labels["classes"])})
+
+    def splits(self) -> Splits:
+        """The images."""
+        return few_shot_data.images(
+            self.data, root=self.root, size=self.size, classes=self.classes, images_per_class=self.images_per_class
+        )
+
+    def network(self) -> Embedding:
+        """The network. Raises ValueError on an unknown one, or fewer than one channel."""
+        named(EMBEDDINGS, self.embedding, "embedding")
+        if self.channels < 1:
+            raise ValueError(f"expected --channels of at least 1, got {self.channels}")
+        if self.embedding == "conv4":
+            return Conv4(self.channels)
+        first = self.channels
+        return ResNet12((first, 5 * first // 2, 5 * first, 10 * first))
+
+    def recipe(self) -> Recipe:
+        """The recipe with what was changed. Raises ValueError where it has no such thing."""
+        recipe = named(RECIPES, self.method, "method")
+        if self.direct and self.cg_steps is not None:
+            raise ValueError(f"expected --direct or --cg-steps, got both (--cg-steps {self.cg_steps})")
+        changes = _given(lower_steps=self.lower_steps, lower_step_size=self.lower_step_size, cg_steps=self.cg_steps)
+        if self.low_memory:
+            changes["recompute"] = True
+        if self.direct:
+            changes |= {"linear_solver": Direct(), "cg_steps": None}
+        _require_fields(recipe.method, changes, self.method)
+        solver = getattr(recipe.method, "linear_solver", None)
+        if self.cg_steps is not None and isinstance(solver, ConjugateGradient):
+            changes = changes | {"linear_solver": replace(solver, steps=self.cg_steps), "cg_steps": None}
+        changed = recipe.varied(**changes)
+        of_head = _given(ridge=self.ridge, lasso=self.lasso)
+        if of_head:
+            _require_fields(None if recipe.head is None else recipe.head(2), of_head, f"the head of {self.method}")
+        return changed.with_head(**of_head) if of_head else changed
+
+
+_OPTIONS = {"recompute": "--low-memory", "linear_solver": "--direct"}  # the others are called as the field
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _require_fields(thing: Any, changes: Mapping[str, Any], name: str) -> None:
+    has = [] if thing is None else [field.name for field in fields(thing)]
+    for field in changes:
+        if field not in has:
+            option = _OPTIONS.get(field, f"--{field.replace('_', '-')}")
+            raise ValueError(f"expected no {option}: {name} has {', '.join(has) or 'no fields'}, and no {field}")

@@ -1,0 +1,228 @@
+"""`python -m convergence train` and `evaluate`: few-shot classification from the command line."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from convergence import seeds as over_seeds
+from convergence.asked import Asked
+from convergence.few_shot_data import NAMES, WITHIN_GROUPS
+from convergence.files import write_atomically
+from convergence.interrupts import Interrupts
+from convergence.live import live
+from convergence.recipes import RECIPES
+from convergence.run_folder import RunFolder
+from convergence.training import Evaluation, Plan, Trained, TrainingFailed, load
+from convergence.training import evaluate as evaluate_trained
+from convergence.training import train as train_run
+from convergence.training_plan import DTYPES, OPTIMIZERS, SCHEDULES
+from problems.few_shot import EMBEDDINGS, SEMANTICS, Augmentation
+
+TRAIN_HELP = (
+    "Exit status: 0 trained, 1 BREAKDOWN or NON_FINITE, 2 wrong usage, 130 or 143 interrupted with a checkpoint."
+)
+_Folder = Annotated[Path, typer.Option(help="Folder for config.json, metrics.jsonl, checkpoint.pt, training.png.")]
+
+
+def train(
+    context: typer.Context,
+    data: Annotated[str, typer.Option(help=f"One of: {', '.join(NAMES)}.")],
+    out: _Folder,
+    method: Annotated[str, typer.Option(help=f"One of: {', '.join(RECIPES)}.")] = "memory_reduced",
+    iterations: Annotated[int, typer.Option(help="Upper iterations T.")] = 250,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the start and of the training episodes.")] = 0,
+    seeds: Annotated[str | None, typer.Option(help="Several, as 0 1 2: a run each, in OUT/seed-0, ...")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set's files.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side to which image files are resized.")] = None,
+    classes: Annotated[
+        tuple[int, int, int] | None, typer.Option(help="Glyphs of train, validation, test to draw.")
+    ] = None,
+    images_per_class: Annotated[int | None, typer.Option(help="Pictures of each glyph to draw.")] = None,
+    embedding: Annotated[str, typer.Option(help=f"One of: {', '.join(EMBEDDINGS)}.")] = "conv4",
+    channels: Annotated[int, typer.Option(help="Of the network (of ResNet12 in its first block).")] = 64,
+    way: Annotated[int, typer.Option(help="Classes of an episode.")] = 5,
+    shot: Annotated[int, typer.Option(help="Support images of each class.")] = 5,
+    queries: Annotated[int, typer.Option(help="Query images of each class in training.")] = 5,
+    evaluation_queries: Annotated[int, typer.Option(help="The same in validation and test.")] = 15,
+    within_groups: Annotated[bool, typer.Option("--within-groups", help="Episodes of one alphabet each.")] = False,
+    rotate_classes: Annotated[bool, typer.Option("--rotate-classes", help="Turned classes are new ones.")] = False,
+    crop: Annotated[int, typer.Option(help="Training images shifted by up to so many pixels.")] = 0,
+    flip: Annotated[bool, typer.Option("--flip", help="Training images mirrored at random.")] = False,
+    batch: Annotated[int, typer.Option(help="Tasks an iteration.")] = 4,
+    chunk: Annotated[int | None, typer.Option(help="Tasks at a time; by default 1 on a CPU.")] = None,
+    lower_steps: Annotated[int | None, typer.Option(help="K, instead of the recipe's.")] = None,
+    lower_step_size: Annotated[float | None, typer.Option(help="alpha, instead of the recipe's.")] = None,
+    cg_steps: Annotated[int | None, typer.Option(help="N, instead of the recipe's.")] = None,
+    ridge: Annotated[float | None, typer.Option(help="Of the head, instead of the recipe's.")] = None,
+    lasso: Annotated[float | None, typer.Option(help="Of the head, instead of the recipe's.")] = None,
+    direct: Annotated[bool, typer.Option("--direct", help="Solve for v directly, not by CG.")] = False,
+    low_memory: Annotated[bool, typer.Option("--low-memory", help="Half the memory, a third more time.")] = False,
+    learning_rate: Annotated[float | None, typer.Option(help="Instead of the recipe's.")] = None,
+    optimizer: Annotated[str, typer.Option(help=f"One of: {', '.join(OPTIMIZERS)}.")] = "adam",
+    schedule: Annotated[str, typer.Option(help=f"Of the learning rate: {', '.join(SCHEDULES)}.")] = "none",
+    decay_every: Annotated[int | None, typer.Option(help="Iterations a step of the schedule; by default T/3.")] = None,
+    decay: Annotated[float, typer.Option(help="Factor of a step of the schedule.")] = 0.1,
+    bn: Annotated[str, typer.Option(help=f"Batch norm: {', '.join(SEMANTICS)}.")] = "task",
+    dtype: Annotated[str, typer.Option(help=f"One of: {', '.join(DTYPES)}.")] = "float32",
+    autocast: Annotated[bool, typer.Option("--autocast", help="The network in bfloat16.")] = False,
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Images with channels last.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    validate_every: Annotated[int | None, typer.Option(help="Iterations between validations.")] = 50,
+    validation_episodes: Annotated[int, typer.Option(help="Fixed episodes of a validation.")] = 100,
+    patience: Annotated[int | None, typer.Option(help="End after so many validations without a better one.")] = None,
+    checkpoint_every: Annotated[int, typer.Option(help="Iterations between checkpoints.")] = 50,
+) -> None:
+    """Train a network on few-shot episodes; the iterate that validates best is kept. Test episodes are not touched.
+
+    Example: python -m convergence train --data glyphs --method memory_reduced --iterations 250 --out runs/first
+    """
+    wanted = over_seeds.given(seeds, context.args)
+    asked, plan = _asked(context.params), _plan(context.params)
+    if wanted is None:
+        _train_one(asked, {**plan, "seed": seed}, out, resume=resume)
+        return
+    accuracies: dict[int, float] = {}
+    for each in wanted:
+        folder = out / f"seed-{each}"
+        held = (folder / "checkpoint.pt").is_file()
+        trained = _train_one(asked, {**plan, "seed": each}, folder, resume=resume and held)
+        if trained.validated is not None:
+            accuracies[each] = trained.validated["validation_accuracy"]
+    if accuracies:
+        Console(stderr=True).print(over_seeds.table(accuracies, "best validation"))
+
+
+def evaluate(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a training run, or of several.")],
+    episodes: Annotated[int, typer.Option(help="Test episodes: the first of the seed, the same for all runs.")] = 600,
+    seed: Annotated[int, typer.Option(help="Of the test episodes, whatever that of training.")] = 0,
+    chunk: Annotated[int | None, typer.Option(help="Episodes at a time; by default as in training.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    root: Annotated[Path | None, typer.Option(help="Folder of the data set's files, where it has moved.")] = None,
+) -> None:
+    """Judge the phi that validated best on fixed test episodes; print one JSON object, write DIR/evaluation.json.
+
+    Example: python -m convergence evaluate runs/first --episodes 600
+    """
+    folders = over_seeds.folders(directory)
+    records = [_evaluate_one(folder, episodes, seed, chunk, device, root) for folder in folders or [directory]]
+    if folders:
+        records[0] = over_seeds.summary(dict(zip((folder.name for folder in folders), records, strict=True)))
+        write_atomically(directory / "evaluation.json", _json(records[0]))
+    typer.echo(json.dumps(records[0]))
+
+
+# ---- train
+
+
+def _asked(params: Mapping[str, Any]) -> Asked:
+    found = {field.name: params[field.name] for field in fields(Asked)}
+    root = found["root"]
+    return Asked(**{**found, "root": None if root is None else os.path.abspath(root.expanduser())})
+
+
+def _plan(params: Mapping[str, Any]) -> dict[str, Any]:
+    found = {field.name: params[field.name] for field in fields(Plan) if field.name in params}
+    found["within_groups"] = params["within_groups"] or params["data"] in WITHIN_GROUPS
+    augmentation = Augmentation(**{name: params[name] for name in ("rotate_classes", "crop", "flip")})
+    return found | {"augmentation": None if augmentation == Augmentation() else augmentation}
+
+
+def _train_one(asked: Asked, plan: Mapping[str, Any], out: Path, *, resume: bool) -> Trained:
+    """Train, write, and end the command where it was interrupted or failed."""
+    recipe, network, splits = asked.recipe(), asked.network(), asked.splits()
+    label = f"{asked.method} on {asked.data}"
+    console = Console(stderr=True)
+    try:
+        with Interrupts() as interrupts, live(label, plan["iterations"]) as watch:
+            trained = train_run(
+                recipe,
+                splits,
+                embedding=network,
+                out=out,
+                resume=resume,
+                labels=asked.as_json(),
+                stop=lambda: interrupts.received,
+                watch=watch,
+                **plan,
+            )
+    except TrainingFailed as error:
+        console.print(f"error: {error} The checkpoint in {out} is from before.", soft_wrap=True, highlight=False)
+        raise typer.Exit(1) from error
+    _draw(trained, label, out)
+    if trained.end == "stopped" and interrupts.received is not None:
+        console.print(
+            f"{interrupts.received.name} after iteration {trained.iteration}: the same command with --resume goes on.",
+            soft_wrap=True,
+            highlight=False,
+        )
+        raise typer.Exit(128 + interrupts.received)
+    return trained
+
+
+def _draw(trained: Trained, label: str, out: Path) -> None:
+    """Write training.png. Figures are imported here alone: they stand above this package, as the command line does."""
+    if not trained.metrics:
+        return
+    from figures import training
+    from figures.style import png
+
+    figure = training.draw(training.evidence(trained.metrics, way=trained.plan.way, label=label))
+    write_atomically(out / "training.png", png(figure))
+
+
+# ---- evaluate
+
+
+def _evaluate_one(
+    folder: Path, episodes: int, seed: int, chunk: int | None, device: str, root: Path | None
+) -> dict[str, Any]:
+    config = RunFolder(folder).config()
+    labels = config["labels"] if root is None else {**config["labels"], "root": str(root)}
+    asked = Asked.from_json(labels)
+    trained = load(folder, asked.recipe(), asked.splits(), embedding=asked.network(), device=device)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"{folder}: test episodes", total=episodes)
+        found = evaluate_trained(
+            trained, episodes=episodes, seed=seed, chunk=chunk, advance=lambda count: bar.advance(task, count)
+        )
+    record = _record(found, trained, asked)
+    listing: dict[str, Any] = trained.plan.episodes(trained.splits, "test", seed=seed).listing(episodes)
+    file = io.BytesIO()
+    np.savez_compressed(file, **listing, accuracy=found.accuracies.numpy())
+    write_atomically(folder / "episodes.npz", file.getvalue())
+    write_atomically(folder / "evaluation.json", _json(record | {"lower": found.lower, "versions": config["versions"]}))
+    return record
+
+
+def _record(found: Evaluation, trained: Trained, asked: Asked) -> dict[str, Any]:
+    best = trained.validated
+    return {
+        "accuracy": found.accuracy,
+        "ci95": found.ci95 if found.episodes > 1 else None,
+        "episodes": found.episodes,
+        "seed": found.seed,
+        "split": found.split,
+        "method": asked.method,
+        "data": asked.data,
+        "bn": trained.plan.bn,
+        "training_seed": trained.plan.seed,
+        "iteration": trained.iteration if best is None else best["iteration"],
+    }
+
+
+def _json(record: Mapping[str, Any]) -> bytes:
+    return (json.dumps(record, indent=2) + "\n").encode()

@@ -1,0 +1,35 @@
+"""SIGTERM and SIGINT as a wish that a loop can ask for."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+_WISHES = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupts:
+    """While active, the first SIGTERM or SIGINT is noted instead of obeyed; the next one does what it always did.
+
+    received   the signal, or None; true as soon as there is one. Only the main thread can be interrupted so
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Interrupts:
+        self._before = {wish: signal.signal(wish, self._note) for wish in _WISHES}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before = {}
