@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 class PeakBytes(TorchDispatchMode):
@@ -97,4 +96,15 @@ def saved_bytes(function: Callable[[], Any]) -> int:
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.layout == torch.strided]
+    """Of the arguments or the result of an operation. Not tree_leaves of torch, half of the time of all the counting."""
+    found, left = [], [tree]
+    while left:
+        branch = left.pop()
+        if isinstance(branch, Tensor):
+            if branch.layout == torch.strided:
+                found.append(branch)
+        elif isinstance(branch, (list, tuple)):
+            left.extend(branch)
+        elif isinstance(branch, dict):
+            left.extend(branch.values())
+    return found

@@ -15,6 +15,7 @@ from figures import (
     complexity,
     counterexamples,
     deterministic_exact,
+    few_shot_cost,
     growing_lower_steps,
     hypergradient_error,
     itd_floor,
@@ -52,5 +53,6 @@ FIGURES: dict[str, Callable[[Evidence], Figure]] = {
     "complexity": complexity.draw,
     "sample_complexity": sample_complexity.draw,
     "memory": memory.draw,
+    "few_shot_cost": few_shot_cost.draw,
     "counterexamples": counterexamples.draw,
 }

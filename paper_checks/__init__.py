@@ -11,6 +11,7 @@ from paper_checks import (
     complexity,
     counterexamples,
     deterministic_exact,
+    few_shot_cost,
     growing_lower_steps,
     hypergradient_error,
     itd_floor,
@@ -49,6 +50,7 @@ MODULES: tuple[ModuleType, ...] = (
     complexity,
     sample_complexity,
     memory,
+    few_shot_cost,
     counterexamples,
 )
 CLAIMS = {claim.name: claim for claim in map(Claim.of, MODULES)}

@@ -21,6 +21,7 @@ from convergence import (
     Step,
     Unrolled,
 )
+from convergence.method import descend
 from problems import Parameters, Tasks, map_parameters
 
 
@@ -166,7 +167,7 @@ class KeptGraph(MemoryReduced):
         z = oracle.embed(phi, tasks, keep_graph=True)
         solver = self.lower_solver(oracle)
         estimate = Unrolled(solver.steps, solver.step_size).estimate(oracle, z, oracle.theta0(phi, tasks), tasks)
-        new = map_parameters(lambda x, dx: x - self.upper_step_size * dx, phi, estimate.direction)
+        new = descend(phi, estimate.direction, self.upper_step_size)
         return Step(new, state, estimate.direction, estimate.theta, estimate.v, estimate.failure)
 
 

@@ -267,6 +267,19 @@ def memory(n):
     return found
 
 
+def few_shot_cost(n):
+    K = 2 ** np.arange(n)
+    found = {"K": K, "N": K, "tasks": [2, 6], "channels": 8, "shape": [1, 16, 16], "cuda": False}
+    found |= {"plain_seconds": [[0.07, 0.08], [0.08, 0.07]], "plain_peak": [8e5, 16e5]}
+    laws = {"itd_once": (0, 2e3), "itd_anew": (77e4, 77e4), "maml": (13e5, 13e5)}
+    for k, name in enumerate(("memory_reduced", "recompute", "anew", "itd_once", "itd_anew", "maml")):
+        slope = laws.get(name, (0, 0))[0]
+        passes = np.stack([1 + (slope > 0) * K / 2, 1 + 0.1 * k + (slope > 0) * K], -1)
+        found |= {f"{name}_peak": (1 + k) * 1e6 + slope * K, f"{name}_passes": passes, f"{name}_passes_law": passes}
+        found[f"{name}_seconds"] = 0.07 * (1 + 0.2 * k + 1e-6 * slope * K[:, None]) * np.array([1.0, 1.1])
+    return found | {f"{name}_law": law for name, law in laws.items()}
+
+
 def counterexamples(n):
     K, t, moves = np.arange(1.0, n + 1), np.arange(1.0, n + 1), 8.2 ** np.arange(2 * n + 1)
     index, batch = grid([1.2, 3.0], 16 * 4.0 ** np.arange(n))
@@ -306,6 +319,7 @@ MAKERS = {
         complexity,
         sample_complexity,
         memory,
+        few_shot_cost,
         counterexamples,
     )
 }

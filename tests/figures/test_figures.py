@@ -37,6 +37,7 @@ MEASURED = {
     "stale_warm_start": ("average", "moment", "N_moment", "all_tasks_1"),
     "stationary_moment": ("moment", "curve", "limit", "sample_square", "path_mean", "path_square"),
     "complexity": ("huber_hit", "counted", "evaluated", "graph_evaluated"),
+    "few_shot_cost": ("memory_reduced_seconds", "itd_anew_seconds", "maml_passes"),
     "counterexamples": ("diverging", "quartic", "singular", "heavy_median", "noisy", "mean", "coupled_moves"),
 }
 LAWS = {
@@ -58,6 +59,7 @@ LAWS = {
     "stationary_moment": ("law", "curve_law", "limit_law", "path_square_law", "path_mean_law"),
     "complexity": ("huber_law", "T_eps"),
     "memory": ("law_0", "law_1"),
+    "few_shot_cost": ("itd_anew_law", "maml_law", "maml_passes_law"),
     "counterexamples": ("diverging_law", "quartic_law", "singular_law", "heavy_law", "noisy_law", "coupled_moves_law"),
 }
 every_claim = pytest.mark.parametrize("claim", FIGURES)
