@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import grad
 
 from convergence import ConjugateGradient, Estimate, GradientDescent, Implicit, Oracle, Unrolled, peak_bytes, reference
+from convergence.hypergradients import FirstOrder
 from convergence.memory import saved_bytes
 from problems import PROBLEMS, Parameters, Problem, ProxLogistic, Quadratic
 from tests.independent import Dense, assert_near
@@ -273,3 +274,54 @@ def test_the_implicit_estimate_backpropagates_once_whatever_the_lower_steps():
     after = [GradientDescent(k, 0.1).solve(oracle, z, theta, oracle.pool) for k in (1, 30)]
     assert not any(theta.requires_grad for theta in after)
     assert saved_bytes(lambda: estimate(after[0])) == saved_bytes(lambda: estimate(after[1])) > 0
+
+
+# ---- first order
+
+
+@pytest.mark.parametrize("name", ["quadratic", "quadratic-initialisation", "prox-logistic", "representation"])
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_first_order_keeps_the_derivative_of_the_start_and_of_f_alone(name, steps):
+    problem = PROBLEMS[name](1)
+    dense, oracle = Dense(problem), Oracle(problem)
+    x = dense.vector({n: normal(1, *tensor.shape) for n, tensor in dense.like.items()})
+    z = oracle.embed(dense.named(x), oracle.pool, keep_graph=True)
+    found = FirstOrder(steps, 0.1).estimate(oracle, z, oracle.theta0(z.phi, oracle.pool, keep_graph=True), oracle.pool)
+    theta = problem.theta0(dense.named(x), dense.tasks)
+    moved = theta
+    for _ in range(steps):
+        moved = moved - 0.1 * dense.each(dense.lower_slope, x, moved)
+    assert_near(found.theta, moved, within=1e-13)
+
+    def composed(own: Tensor) -> Tensor:  # the steps as a constant
+        return dense.each(dense.f, own, problem.theta0(dense.named(own), dense.tasks) + (moved - theta)).mean()
+
+    assert_near(dense.vector(found.direction), grad(composed)(x), within=1e-12)
+    assert oracle.calls == {
+        "lower_gradient": steps * len(oracle.pool),
+        "hvp": 0,
+        "cross_product": 0,
+        "upper_gradient": len(oracle.pool),
+    }
+    assert not found.v.any()
+    assert not found.theta.requires_grad
+    full, _ = unrolled(problem, dense.named(x), steps=steps, step_size=0.1)
+    gap = float((dense.vector(full.direction) - dense.vector(found.direction)).abs().max())
+    assert gap <= 1e-13 if steps == 0 else gap > 1e-3
+
+
+def test_the_memory_of_first_order_does_not_depend_on_the_lower_steps():
+    problem = ProxLogistic.random(tasks=4, q=6, examples=9)
+
+    def estimate(steps: int) -> None:
+        oracle = Oracle(problem)
+        z = oracle.embed(problem.phi0(torch.Generator()), oracle.pool, keep_graph=True)
+        FirstOrder(steps, 0.1).estimate(oracle, z, oracle.theta0(z.phi, oracle.pool, keep_graph=True), oracle.pool)
+
+    assert peak_bytes(lambda: estimate(4)) == peak_bytes(lambda: estimate(40)) > 0
+
+
+@pytest.mark.parametrize("arguments", [(-1, 0.1), (3, -0.1), (1.5, 0.1), (3, float("nan"))])
+def test_first_order_refuses_steps_and_step_sizes_below_zero(arguments):
+    with pytest.raises(ValueError, match=r"expected .*step"):
+        FirstOrder(*arguments)

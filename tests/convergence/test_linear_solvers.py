@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from convergence import ConjugateGradient, LinearSolution, Status
-from problems import Constants
+from convergence import ConjugateGradient, LinearSolution, Oracle, Status
+from convergence.linear_solvers import Direct
+from problems import PROBLEMS, Constants
+from problems.few_shot import PrototypeHead, RidgeHead, SoftmaxHead
 from tests.independent import EPS, assert_near
 from tests.strategies import System, normal, seeds, systems
 
@@ -328,3 +331,115 @@ def test_wrong_arguments_are_refused():
             ConjugateGradient(3, tolerance)
     with pytest.raises(ValueError, match=r"expected v of shape \(4, 10\), got \(4, 9\)"):
         ConjugateGradient(3).solve(lambda v: v, torch.zeros(4, 10), torch.zeros(4, 9))
+
+
+# ---- direct
+
+
+class Hessian(NamedTuple):
+    """A product and, as `Oracle.lower_hessian` has it where the problem does, its inverse; counts the products."""
+
+    system: System
+    inverse: Any
+    products: list[Tensor]
+
+    def __call__(self, v: Tensor) -> Tensor:
+        self.products.append(v)
+        return self.system.product(v)
+
+
+def hessian(system: System, *, closed_form: bool) -> Hessian:
+    inverse = (lambda b: torch.linalg.solve(system.H, b)) if closed_form else None
+    return Hessian(system, inverse, [])
+
+
+@given(system=systems(), closed_form=st.booleans(), warm=st.booleans())
+def test_a_direct_solve_is_exact_and_equals_converged_cg(system, closed_form, warm):
+    product = hessian(system, closed_form=closed_form)
+    start = normal(0, *system.b.shape) if warm else None
+    found = Direct().solve(product, system.b, start)
+    q = system.b.shape[-1]
+    assert not found.failure.any()
+    assert len(product.products) == (1 if closed_form else q)
+    assert_near(found.v, exact(system), within=1e-11)
+    assert_near(found.v, ConjugateGradient(3 * q).solve(system.product, system.b).v, within=1e-10)
+    assert_near(found.residual_norm, torch.zeros_like(found.residual_norm), within=1e-12)
+
+
+@pytest.mark.parametrize("name", ["quadratic", "prox-softmax", "prox-logistic", "representation"])
+def test_direct_equals_converged_cg_on_problems_whose_hessian_is_assembled(name):
+    problem = PROBLEMS[name](0)
+    oracle, like = Oracle(problem), problem.phi0(torch.Generator())
+    z = oracle.embed({n: normal(1, *tensor.shape) for n, tensor in like.items()}, oracle.pool)
+    theta = normal(2, len(oracle.pool), problem.q)
+    b = oracle.upper_gradient(z, theta, oracle.pool)
+    H = oracle.lower_hessian(z, theta, oracle.pool)
+    assert H.inverse is None
+    found, converged = Direct().solve(H, b), ConjugateGradient(5 * problem.q).solve(H, b)
+    assert oracle.calls["hvp"] == (problem.q + 5 * problem.q) * len(oracle.pool)
+    assert_near(found.v, converged.v, within=1e-10)
+
+
+@given(seed=seeds, way=st.integers(2, 4), shot=st.integers(1, 4), d=st.integers(1, 6), data=st.data())
+def test_direct_equals_converged_cg_on_every_head(seed, way, shot, d, data):
+    head = data.draw(
+        st.sampled_from([SoftmaxHead(way=way, ridge=0.2), RidgeHead(way=way, ridge=0.5), PrototypeHead(way=way)])
+    )
+    own = {name: tensor.double() for name, tensor in head.parameters(d, torch.Generator()).items()}
+    Z, y = head.prepare(normal(seed, 3, way * shot, d)), torch.arange(way).repeat(shot).expand(3, -1)
+    theta, b = (normal(seed + k, 3, way * head.inputs(d)) for k in (1, 2))
+
+    def product(v: Tensor) -> Tensor:
+        return head.lower_hvp(Z, y, theta, v, own)
+
+    product.inverse = lambda b: head.lower_inverse_hvp(Z, y, theta, b, own)
+    by_cg = ConjugateGradient(4 * way * (d + 1)).solve(product, b)
+    assembled, closed = Direct().solve(lambda v: product(v), b), Direct().solve(product, b)
+    assert not (by_cg.failure + assembled.failure + closed.failure).any()
+    for found in (assembled, closed):
+        assert_near(found.v, by_cg.v, within=1e-10)
+        assert_near(found.residual_norm, torch.zeros(3, dtype=torch.float64), within=1e-11)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 2), (1, 1, 2)])
+def test_direct_solves_systems_over_leading_axes(shape):
+    eigenvalues = 1 + normal(0, *shape).square()
+    b = normal(1, *shape)
+    assert_near(Direct().solve(lambda v: eigenvalues * v, b).v, b / eigenvalues, within=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("middle", "code"),
+    [
+        ([1.0, -1.0], Status.BREAKDOWN),
+        ([1.0, 0.0], Status.BREAKDOWN),
+        ([-1.0, -2.0], Status.BREAKDOWN),
+        ([1.0, math.nan], Status.NON_FINITE),
+        ([math.nan, math.nan], Status.NON_FINITE),
+        ([math.inf, 1.0], Status.NON_FINITE),
+    ],
+)
+def test_a_row_without_a_positive_definite_hessian_fails_alone(middle, code):
+    _, product = diagonal([1.0, 2.0], middle, [2.0, 4.0])
+    found = Direct().solve(product, torch.ones(3, 2, dtype=torch.float64))
+    assert found.failure.tolist() == [0, code, 0]
+    assert_near(found.v[[0, 2]], torch.tensor([[1.0, 0.5], [0.5, 0.25]], dtype=torch.float64), within=4 * EPS)
+    if code == Status.BREAKDOWN:
+        assert not found.v[1].any()
+
+
+@pytest.mark.parametrize("closed_form", [False, True])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_right_hand_side_that_is_not_finite_fails_a_direct_solve_in_its_row_alone(closed_form, bad):
+    system = System(torch.eye(2).double().expand(3, 2, 2), torch.ones(3, 2, dtype=torch.float64), (1.0,) * 3)
+    system.b[1, 0] = bad
+    found = Direct().solve(hessian(system, closed_form=closed_form), system.b)
+    assert found.failure.tolist() == [0, Status.NON_FINITE, 0]
+    assert bool((found.v[[0, 2]] == 1).all())
+
+
+def test_the_products_of_a_direct_solve_are_not_known_beforehand():
+    with pytest.raises(ValueError, match="expected a solver whose HVPs are known beforehand, got Direct"):
+        Direct().products(warm=False)
+    assert (ConjugateGradient(4).products(warm=True), ConjugateGradient(4).products(warm=False)) == (5, 4)
+    assert ConjugateGradient(0).products(warm=True) == 0

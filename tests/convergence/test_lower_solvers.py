@@ -85,3 +85,52 @@ def test_the_iterate_carries_no_graph_and_the_peak_of_memory_does_not_grow_with_
 def test_steps_and_step_sizes_below_zero_are_refused(arguments):
     with pytest.raises(ValueError, match=r"expected .*step"):
         GradientDescent(*arguments)
+
+
+# ---- a step size for each task
+
+
+class Curved(Quadratic):
+    """A quadratic that gives the ends of the spectrum of each task, and no constants."""
+
+    def __init__(self, **data):
+        super().__init__(**data)
+        self.constants = None
+
+    def curvature(self, features, tasks):
+        eigenvalues = torch.linalg.eigvalsh(tasks.A)
+        return eigenvalues[..., 0], eigenvalues[..., -1]
+
+
+def curved(seed: int = 0) -> Curved:
+    """Tasks of different smoothness: the third is ten times as curved as the first."""
+    data = dict(Quadratic.random(tasks=3, p=2, q=4, kappa=5.0, seed=seed).data)
+    return Curved(**(data | {"A": data["A"] * torch.tensor([1.0, 3.0, 10.0]).double()[:, None, None]}))
+
+
+@pytest.mark.parametrize("replicas", [None, 2])
+def test_without_a_step_size_each_task_takes_its_own(replicas):
+    problem, lead = curved(), () if replicas is None else (replicas,)
+    oracle, phi = Oracle(problem, replicas=replicas), {"phi": normal(0, *lead, 2)}
+    solver = GradientDescent.of(problem, 30, None)
+    assert solver.step_size is None
+    z, start = oracle.embed(phi, oracle.pool), normal(1, *lead, 3, 4)
+    found = solver.solve(oracle, z, start, oracle.pool)
+    eigenvalues = torch.linalg.eigvalsh(problem.data["A"])
+    alpha = 2 / (eigenvalues[:, :1] + eigenvalues[:, -1:])
+    theta, linear = start, z.value["linear"]
+    for _ in range(30):
+        theta = theta - alpha * ((problem.data["A"] @ theta[..., None])[..., 0] - linear)
+    assert_near(found, theta, within=1e-12)
+    star = torch.linalg.solve(problem.data["A"], linear[..., None])[..., 0]
+    assert float((found - star).norm()) <= (4 / 6) ** 30 * float((start - star).norm()) * (1 + 1e-9)
+    one = GradientDescent(30, float(alpha[0])).solve(oracle, z, start, oracle.pool)
+    assert float((one - star).norm()) > 1e3  # the step of the first task diverges on the third
+
+
+def test_a_step_size_that_is_given_or_known_is_one_for_all():
+    assert GradientDescent.of(curved(), 2, 0.3).one_step_size == 0.3
+    quadratic = Quadratic.random(tasks=2, p=2, q=2, kappa=3.0)
+    assert GradientDescent.of(quadratic, 2, None).one_step_size == quadratic.constants.lower_step_size
+    with pytest.raises(ValueError, match="expected lower_step_size a number, got None, which lets each task have its"):
+        _ = GradientDescent.of(curved(), 2, None).one_step_size

@@ -10,10 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convergence import MemoryReduced, Oracle, State, run
+from convergence import ConjugateGradient, MemoryReduced, Oracle, State, run
+from convergence.linear_solvers import Direct
 from convergence.streams import TaskStream
 from problems import PROBLEMS, ProxLogistic, Quadratic
 from tests.independent import assert_near
+from tests.problems.few_shot.tiny import few_shot
 from tests.strategies import methods, normal, quadratics, warm_starts
 from tests.twins import Endless, Twin, UserRidge
 
@@ -235,3 +237,81 @@ def test_the_path_of_automatic_differentiation_runs_like_that_of_closed_forms():
     expected, found = (run(each, method, iterations=10, batch=2) for each in (problem, twin))
     assert_near(found.phi["phi"], expected.phi["phi"], within=1e-12)
     assert_near(found.trace["grad_norm_sq"], expected.trace["grad_norm_sq"], within=1e-11)
+
+
+# ---- other ways to the same direction
+
+
+@pytest.mark.parametrize("name", [*PROBLEMS, "user"])
+@pytest.mark.parametrize("warm_start", [True, False])
+def test_features_computed_again_change_nothing_but_rounding(name, warm_start):
+    problem = UserRidge() if name == "user" else PROBLEMS[name](0)
+    method = MemoryReduced(lower_steps=2, lower_step_size=0.05, cg_steps=2, upper_step_size=0.05, warm_start=warm_start)
+    options = {"iterations": 3, "batch": 2, "probes": ()}
+    expected, found = (
+        run(problem, dataclasses.replace(method, recompute=recompute), **options) for recompute in (False, True)
+    )
+    assert found.calls == expected.calls
+    for key, tensor in expected.phi.items():
+        assert_near(found.phi[key], tensor, within=1e-12)
+
+
+@pytest.mark.parametrize("warm_start", [True, False])
+def test_a_direct_solver_runs_as_many_cg_steps_do(warm_start):
+    problem = Quadratic.random(tasks=4, p=3, q=4, kappa=5.0)
+    options = {"lower_steps": 2, "upper_step_size": 0.2, "warm_start": warm_start}
+    direct = MemoryReduced(linear_solver=Direct(), **options)
+    found, expected = (run(problem, each, iterations=8) for each in (direct, MemoryReduced(cg_steps=30, **options)))
+    assert_near(found.phi["phi"], expected.phi["phi"], within=1e-12)
+    assert found.calls["hvp"] == 8 * 4 * problem.q
+    with pytest.raises(ValueError, match="expected a solver whose HVPs are known beforehand, got Direct"):
+        direct.declared_calls(4)
+
+
+def test_cg_steps_are_a_linear_solver_by_another_name():
+    problem = Quadratic.random(tasks=4, p=3, q=4, kappa=5.0)
+    named = MemoryReduced(lower_steps=2, cg_steps=3, upper_step_size=0.2)
+    given_one = dataclasses.replace(named, cg_steps=None, linear_solver=ConjugateGradient(3))
+    ends = [run(problem, method, iterations=5).phi["phi"] for method in (named, given_one)]
+    assert torch.equal(*ends)
+    assert named.declared_calls(4) == given_one.declared_calls(4)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({}, "expected cg_steps an integer >= 0, got None"),
+        ({"cg_steps": 2, "linear_solver": Direct()}, "expected cg_steps=None and accuracy=None beside a linear_solver"),
+        ({"accuracy": 0.1, "linear_solver": Direct()}, "beside a linear_solver, got None and 0.1"),
+    ],
+)
+def test_cg_steps_or_a_linear_solver_are_asked_for(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        MemoryReduced(lower_steps=1, upper_step_size=0.1, **change)
+
+
+def test_without_an_upper_step_phi_is_left_to_others():
+    problem = Quadratic.random(tasks=4, p=3, q=4, kappa=5.0)
+    oracle, phi = Oracle(problem), {"phi": normal(0, 3)}
+    method = MemoryReduced(lower_steps=2, cg_steps=3)
+    step = method.step(oracle, phi, oracle.pool, method.start(oracle, phi))
+    assert step.phi is phi
+    assert torch.equal(phi["phi"], normal(0, 3))
+    moved = dataclasses.replace(method, upper_step_size=0.5).step(oracle, phi, oracle.pool, method.start(oracle, phi))
+    assert torch.equal(moved.phi["phi"], phi["phi"] - 0.5 * step.direction["phi"])
+
+
+def test_new_tasks_are_adapted_by_k_steps_from_theta0():
+    problem = Quadratic.random(tasks=4, p=4, q=4, kappa=5.0, initialisation=True)
+    oracle, phi = Oracle(problem), {"phi": normal(0, 4)}
+    method = MemoryReduced(lower_steps=3, cg_steps=1, warm_start=False)
+    z = oracle.features(phi, oracle.pool)
+    theta = method.adapt(oracle, z, phi, oracle.pool)
+    assert torch.equal(theta, method.step(oracle, phi, oracle.pool, method.start(oracle, phi)).theta)
+    assert oracle.calls["lower_gradient"] == 2 * 3 * 4
+
+
+def test_an_accuracy_without_constants_is_refused():
+    method = MemoryReduced(lower_steps=3, cg_steps=3, accuracy=0.1, warm_start=False, upper_step_size=0.1)
+    with pytest.raises(ValueError, match="FewShot"):
+        run(few_shot(), method, iterations=1, batch=2)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from convergence import MemoryReduced, Oracle, run
 from problems import PROBLEMS, Parameters, Problem, ProxLogistic, Quadratic, Tasks
+from problems.base import Parts
 from tests.independent import Dense, assert_near
 from tests.strategies import methods, normal, quadratics, seeds
 from tests.twins import Endless, Scalar, Twin, UserRidge
@@ -278,3 +279,115 @@ def test_a_start_without_a_row_for_each_task_is_refused():
     twin.theta0 = lambda phi, tasks: torch.zeros(1, 2)
     with pytest.raises(ValueError, match=r"expected theta0 of shape \(3, q\), one row a task, got \(1, 2\)"):
         Oracle(twin).theta0(twin.phi0(torch.Generator()), twin.sample(None, torch.Generator()))
+
+
+# ---- features computed again
+
+
+class InParts(Problem):
+    """Two parts of the features, of which one is a sum that gives both its tensors one and the same gradient."""
+
+    q = 2
+
+    def __init__(self):
+        self.data = {"c": normal(0, 3, 2)}
+        self.computed: list[str] = []
+
+    def phi0(self, rng):
+        return {name: torch.ones(2, dtype=torch.float64) for name in ("a", "b", "unused")}
+
+    def sums(self, phi, tasks):
+        self.computed.append("sums")
+        return phi["a"] + phi["b"]
+
+    def pairs(self, phi, tasks):
+        self.computed.append("pairs")
+        return {"scaled": phi["a"] * tasks.c, "list": [phi["b"].exp()]}
+
+    def embed(self, phi, tasks):
+        return self._joined(self.sums(phi, tasks), self.pairs(phi, tasks))
+
+    def embed_parts(self):
+        return Parts((self.sums, self.pairs), self._joined)
+
+    def _joined(self, sums, pairs):
+        return {"sums": sums, **pairs}
+
+    def lower(self, z, theta, tasks):
+        return 0.5 * (theta - z["sums"] - z["scaled"]).square().sum(-1)
+
+    def upper(self, z, theta, tasks):
+        return (z["list"][0] * theta).sum(-1) + z["sums"].square().sum(-1)
+
+
+def last_line(problem: Problem, *, recompute: bool, replicas: int | None = None) -> dict[str, Tensor]:
+    oracle, lead = Oracle(problem, replicas=replicas), () if replicas is None else (replicas,)
+    like = problem.phi0(torch.Generator())
+    phi = {name: normal(k, *lead, *tensor.shape) for k, (name, tensor) in enumerate(like.items())}
+    theta, v = normal(7, *lead, len(oracle.pool), problem.q), normal(8, *lead, len(oracle.pool), problem.q)
+    return oracle.hypergradient(oracle.embed(phi, oracle.pool, recompute=recompute), theta, v, oracle.pool)
+
+
+@pytest.mark.parametrize("replicas", [None, 2])
+@pytest.mark.parametrize("make", [InParts, UserRidge, Embedding, *(lambda n=n: PROBLEMS[n](0) for n in PROBLEMS)])
+def test_the_last_line_is_the_same_with_features_computed_again(make, replicas):
+    problem = make().to(dtype=torch.float64)
+    expected, found = (last_line(problem, recompute=recompute, replicas=replicas) for recompute in (False, True))
+    for name, tensor in expected.items():
+        assert_near(found[name], tensor, within=1e-12)
+
+
+def test_the_last_line_of_parts_is_the_one_written_by_hand():
+    # d = mean_i [ (1 + c) v + 2 s ] for a, and [ v + e^b theta + 2 s ] for b, s = a + b; nothing for the third
+    a, b, theta, v, c = normal(0, 2), normal(1, 2), normal(7, 3, 2), normal(8, 3, 2), normal(0, 3, 2)
+    found = last_line(InParts(), recompute=True)
+    assert_near(found["a"], ((1 + c) * v + 2 * (a + b)).mean(0), within=1e-13)
+    assert_near(found["b"], (v + b.exp() * theta + 2 * (a + b)).mean(0), within=1e-13)
+    assert_near(found["unused"], torch.zeros(2, dtype=torch.float64), within=0)
+
+
+def test_features_are_computed_once_and_again_part_by_part_without_a_graph_in_between():
+    problem = InParts()
+    oracle, phi = Oracle(problem), problem.phi0(torch.Generator())
+    z = oracle.embed(phi, oracle.pool, recompute=True)
+    assert z.graph is None
+    assert not any(tensor.requires_grad for tensor in (z.value["sums"], z.value["scaled"], *z.value["list"]))
+    assert problem.computed == ["sums", "pairs"]
+    for K, N in ((0, 0), (3, 2), (40, 40)):
+        for recompute, expected in ((False, ["sums", "pairs"]), (True, 2 * ["sums", "pairs"])):
+            problem.computed.clear()
+            method = MemoryReduced(
+                lower_steps=K, lower_step_size=0.5, cg_steps=N, warm_start=False, recompute=recompute
+            )
+            method.step(oracle, phi, oracle.pool, method.start(oracle, phi))
+            assert problem.computed == expected
+
+
+# ---- the start, the minimiser and the values of f
+
+
+def test_a_start_keeps_its_graph_where_it_is_asked_for():
+    problem = Quadratic.random(tasks=3, p=2, q=2, kappa=2.0, initialisation=True)
+    oracle = Oracle(problem)
+    z = oracle.embed({"phi": normal(0, 2)}, oracle.pool, keep_graph=True)
+    assert oracle.theta0(z.phi, oracle.pool, keep_graph=True).requires_grad
+    assert not oracle.theta0(z.phi, oracle.pool).requires_grad
+
+
+def test_a_problem_without_the_minimiser_is_refused():
+    oracle = Oracle(UserRidge())
+    z = oracle.embed(UserRidge().phi0(torch.Generator()), oracle.pool, keep_graph=True)
+    with pytest.raises(ValueError, match="expected a problem with the closed form lower_argmin, got UserRidge without"):
+        oracle.lower_argmin(z, oracle.pool)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_values_of_f_are_kept_from_the_last_line(recompute):
+    problem = UserRidge()
+    oracle, phi = Oracle(problem), problem.phi0(torch.Generator())
+    assert oracle.upper_values is None
+    theta = torch.ones(len(oracle.pool), 3)
+    z = oracle.embed(phi, oracle.pool, recompute=recompute)
+    oracle.hypergradient(z, theta, theta, oracle.pool)
+    assert not oracle.upper_values.requires_grad
+    assert_near(oracle.upper_values, problem.upper(phi, theta, oracle.pool), within=1e-6)

@@ -10,6 +10,7 @@ from torch.func import grad
 from convergence import ITDBiO, MemoryReduced, Oracle, peak_bytes, run
 from problems import PROBLEMS, ProxLogistic, Quadratic
 from tests.independent import Dense, assert_near
+from tests.problems.few_shot.tiny import few_shot
 from tests.strategies import normal
 from tests.twins import Twin, UserRidge
 
@@ -129,3 +130,42 @@ def test_the_step_size_is_two_over_l_plus_mu_where_none_is_given():
 def test_impossible_hyperparameters_are_refused(change, sentence):
     with pytest.raises(ValueError, match=sentence):
         ITDBiO(**({"lower_steps": 1, "upper_step_size": 0.1} | change))
+
+
+# ---- first order, a step by an optimiser, the adapted theta
+
+
+@given(steps=st.integers(0, 4), batch=st.sampled_from([None, 1, 3]))
+def test_the_declared_calls_of_first_order_are_those_counted(steps, batch):
+    problem = Quadratic.random(tasks=5, p=2, q=3, kappa=5.0)
+    method = ITDBiO(lower_steps=steps, upper_step_size=0.1, first_order=True)
+    result = run(problem, method, iterations=2, batch=batch, probes=())
+    assert result.calls == {name: 2 * count for name, count in method.declared_calls(batch or 5).items()}
+    assert result.calls["hvp"] == result.calls["cross_product"] == 0
+
+
+@pytest.mark.parametrize("name", ["quadratic-initialisation", "prox-logistic-initialisation"])
+def test_first_order_replicas_together_equal_separate_runs(name):
+    method = ITDBiO(lower_steps=3, lower_step_size=0.1, upper_step_size=0.2, first_order=True)
+    options = {"iterations": 3, "batch": 2, "probes": ()}
+    together = run(instance(name), method, replicas=2, seed=4, **options)
+    for r in range(2):
+        for n, tensor in run(instance(name), method, seed=4 + r, **options).phi.items():
+            assert_near(together.phi[n][r], tensor, within=1e-12)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_new_tasks_are_adapted_by_the_same_steps_without_a_graph(first_order):
+    problem = instance("prox-logistic-initialisation")
+    oracle, phi = Oracle(problem), {n: normal(1, *x.shape) for n, x in problem.phi0(torch.Generator()).items()}
+    method = ITDBiO(lower_steps=3, lower_step_size=0.1, first_order=first_order)
+    step = method.step(oracle, phi, oracle.pool, None)
+    assert step.phi is phi
+    theta = method.adapt(oracle, oracle.features(phi, oracle.pool), phi, oracle.pool)
+    assert not theta.requires_grad
+    assert_near(theta, step.theta, within=1e-14)
+
+
+def test_a_step_size_for_each_task_is_refused_where_steps_are_unrolled():
+    with pytest.raises(ValueError, match="expected lower_step_size a number, got None, which lets each task have its"):
+        run(few_shot(), ITDBiO(lower_steps=2, upper_step_size=0.1), iterations=1, batch=2)
