@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -15,6 +15,7 @@ from convergence import MemoryReduced, Probe, ReferenceFailed, RunFailed, State,
 from convergence.streams import TaskStream, generator
 from problems import PROBLEMS, Quadratic, Tasks
 from tests.independent import assert_near
+from tests.problems.few_shot.tiny import few_shot
 from tests.strategies import normal, quadratics
 from tests.twins import Endless, Scalar, UserRidge
 
@@ -578,3 +579,72 @@ def test_arguments_of_the_wrong_kind_are_refused_in_a_sentence(quadratic, change
 
 def test_one_probe_may_be_named_without_a_tuple(quadratic):
     assert list(run(quadratic, METHOD, iterations=2, probes="value").trace) == ["value"]
+
+
+# ---- an upper step by an optimiser, and the few-shot problem
+
+
+def test_the_trace_of_a_run_with_an_optimizer_is_measured_before_each_step(quadratic):
+    method = replace(METHOD, upper_step_size=None)
+    sgd = partial(torch.optim.SGD, lr=0.2)
+    own, other = (run(quadratic, m, iterations=6, batch=2, optimizer=o) for m, o in ((METHOD, None), (method, sgd)))
+    assert torch.equal(own.trace["grad_norm_sq"], other.trace["grad_norm_sq"])
+    assert torch.equal(own.phi["phi"], other.phi["phi"])
+
+
+def test_an_optimizer_that_overflows_ends_non_finite_at_the_last_good_phi(quadratic):
+    method = replace(METHOD, upper_step_size=None)
+    options = {"iterations": 50, "probes": (), "optimizer": partial(torch.optim.SGD, lr=1e150)}
+    with pytest.raises(RunFailed, match="NON_FINITE") as caught:
+        run(quadratic, method, **options)
+    assert bool(torch.isfinite(caught.value.result.phi["phi"]).all())
+    assert 0 < caught.value.result.iterations < 5
+
+
+def test_few_shot_episodes_are_functions_of_the_seed_and_the_iteration():
+    problem = few_shot()
+    first = tasks_of(problem, 3, batch=2, seed=5)
+    for t, tasks in enumerate(first):
+        again = problem.sample(2, generator(5, "tasks", t))
+        assert torch.equal(tasks.index, again.index)
+        assert torch.equal(tasks.support, again.support)
+        assert tasks.support.dtype == torch.uint8
+    assert not torch.equal(first[0].index, first[1].index)
+    assert not torch.equal(first[0].index, tasks_of(problem, 1, batch=2, seed=6)[0].index)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_few_shot_run_repeats_itself_in_the_type_asked_for(dtype):
+    adam = partial(torch.optim.Adam, lr=1e-3)
+    method = MemoryReduced(lower_steps=3, cg_steps=3, warm_start=False)
+    ends = [run(few_shot(), method, iterations=3, batch=2, seed=1, dtype=dtype, optimizer=adam) for _ in range(2)]
+    assert ends[0].trace == {}
+    assert ends[0].calls == {name: 3 * count for name, count in method.declared_calls(2).items()}
+    for name, tensor in ends[0].phi.items():
+        assert tensor.dtype == dtype
+        assert torch.equal(tensor, ends[1].phi[name])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"batch": None}, "expected a batch size: FewShot draws tasks without end, got batch=None"),
+        ({"replacement": True}, "expected replacement=False: FewShot draws its own tasks, got True"),
+    ],
+)
+def test_few_shot_episodes_have_no_pool(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        run(few_shot(), COLD, **({"iterations": 1, "batch": 2} | change))
+    with pytest.raises(ValueError, match="expected a finite pool of tasks for warm_start, got FewShot"):
+        run(few_shot(), METHOD, iterations=1, batch=2)
+
+
+@pytest.mark.gpu
+def test_a_few_shot_run_on_a_gpu_equals_the_run_on_the_cpu():
+    adam = partial(torch.optim.Adam, lr=1e-3)
+    method = MemoryReduced(lower_steps=3, cg_steps=3, warm_start=False)
+    cpu, gpu = (
+        run(few_shot(), method, iterations=3, batch=2, optimizer=adam, device=device) for device in ("cpu", "cuda")
+    )
+    for name, tensor in cpu.phi.items():
+        assert_near(gpu.phi[name].cpu(), tensor, within=1e-8)
