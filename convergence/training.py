@@ -10,8 +10,9 @@ from typing import Any
 from convergence.evaluation import Evaluation, measure, ready
 from convergence.recipes import Recipe
 from convergence.run_folder import RunFolder, described_run
+from convergence.streams import generator
 from convergence.training_plan import FewShotProblem, Plan
-from convergence.training_run import Row, Run, TrainingFailed
+from convergence.training_run import Row, Run, TrainingFailed, check_shapes, end_of
 from problems import Parameters
 from problems.few_shot import Embedding, Splits
 
@@ -74,8 +75,8 @@ def train(
     out         None: nothing is written. A folder: config.json, metrics.jsonl and checkpoint.pt go there, and events of
                 TensorBoard where it is installed
     resume      go on from the checkpoint in `out`: phi, optimiser and metrics (but seconds) are then those of a run
-                that was never interrupted, bit for bit (same machine, threads and torch). More iterations may be asked
-                for than before, without a schedule
+                that was never interrupted, bit for bit (same machine, threads and torch). Without a schedule more
+                iterations may be asked for than before
     start       the `state` of a shorter run, to go on from without files
     labels      of JSON's types, kept in config.json, and the same on resume
     stop        asked after each iteration whether to end there, with a checkpoint
@@ -107,16 +108,15 @@ def train(
         listeners += folder.listeners(run.iteration)
 
     stopped = False
-    while not (run.finished or stopped):
+    while run.end is None and not stopped:
         row = run.advance()
         for listen in listeners:
             listen(row)
         stopped = bool(stop())
-        due = stopped or run.finished or run.iteration % chosen.checkpoint_every == 0
+        due = stopped or run.end is not None or run.iteration % chosen.checkpoint_every == 0
         if folder is not None and due:
             folder.save(config, run.state())
-    end = "stopped" if not run.finished else "patience" if run.iteration < chosen.iterations else "iterations"
-    return _trained(run, splits, embedding, end)
+    return _trained(recipe, splits, embedding, chosen, run.state())
 
 
 def load(folder: Path | str, recipe: Recipe, splits: Splits, *, embedding: Embedding, **changes: Any) -> Trained:
@@ -128,9 +128,10 @@ def load(folder: Path | str, recipe: Recipe, splits: Splits, *, embedding: Embed
     config = held.config()
     plan = Plan.from_json({**config["plan"], **changes})
     described = described_run(recipe, splits, embedding, plan, config["labels"])
-    run = Run(recipe, splits, embedding, plan)
-    run.restore(held.state(described, free=frozenset(f"plan.{name}" for name in changes)))
-    return _trained(run, splits, embedding, "iterations" if run.finished else "stopped")
+    state = held.state(described, free=frozenset(f"plan.{name}" for name in changes))
+    problem = plan.problem(recipe, plan.episodes(splits, "validation"), embedding)
+    check_shapes(state["best"], problem.phi0(generator(plan.seed, "start")))
+    return _trained(recipe, splits, embedding, plan, state)
 
 
 def evaluate(
@@ -155,15 +156,14 @@ def evaluate(
     return measure(problem, method, trained.phi, episodes=episodes, chunk=chunk, lower=True, advance=advance)
 
 
-def _trained(run: Run, splits: Splits, embedding: Embedding, end: str) -> Trained:
-    state = run.state()
+def _trained(recipe: Recipe, splits: Splits, embedding: Embedding, plan: Plan, state: Mapping[str, Any]) -> Trained:
     return Trained(
-        recipe=run.recipe,
+        recipe=recipe,
         splits=splits,
         embedding=embedding,
-        plan=run.plan,
-        phi=state["best"],
+        plan=plan,
+        phi={name: tensor.to(plan.device) for name, tensor in state["best"].items()},
         metrics=state["metrics"],
         state=state,
-        end=end,
+        end=end_of(state["metrics"], plan) or "stopped",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,24 +75,9 @@ class Run:
         return len(self.metrics)
 
     @property
-    def validations(self) -> list[float]:
-        """The validation accuracies so far."""
-        return [row["validation_accuracy"] for row in self.metrics if "validation_accuracy" in row]
-
-    @property
-    def finished(self) -> bool:
-        """Whether all iterations are done or the patience is spent."""
-        return self.iteration >= self.plan.iterations or self.impatient
-
-    @property
-    def impatient(self) -> bool:
-        """Whether the last `patience` validations were no better than the best one before them."""
-        accuracies = self.validations
-        return bool(
-            self.plan.patience
-            and accuracies
-            and len(accuracies) - accuracies.index(max(accuracies)) > self.plan.patience
-        )
+    def end(self) -> str | None:
+        """Why the run is over: see `end_of`."""
+        return end_of(self.metrics, self.plan)
 
     # ---- one iteration
 
@@ -153,7 +138,7 @@ class Run:
             raise TrainingFailed(status, number)
 
     def _validated(self) -> Row:
-        before = max(self.validations, default=-1.0)
+        before = max(_accuracies(self.metrics), default=-1.0)
         judged = self._measured()
         if judged.accuracy > before:
             self.best = self._copy_of_phi()
@@ -197,6 +182,20 @@ class Run:
         self.oracle.calls.update(state["calls"])
         self.metrics = [dict(row) for row in state["metrics"]]
         self.seconds = state["seconds"]
+
+
+def end_of(metrics: Sequence[Row], plan: Plan) -> str | None:
+    """Why a run with these metrics is over: "iterations", "patience", or None where it goes on."""
+    accuracies = _accuracies(metrics)
+    if len(metrics) >= plan.iterations:
+        return "iterations"
+    if plan.patience and accuracies and len(accuracies) - accuracies.index(max(accuracies)) > plan.patience:
+        return "patience"
+    return None
+
+
+def _accuracies(metrics: Sequence[Row]) -> list[float]:
+    return [row["validation_accuracy"] for row in metrics if "validation_accuracy" in row]
 
 
 def check_shapes(phi: Mapping[str, Any], expected: Parameters) -> None:

@@ -1,0 +1,332 @@
+"""Training from start to end: what it learns, that it goes on bit for bit wherever it is cut off, how it fails."""
+
+import errno
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from convergence import Oracle, checkpoints, training_run
+from convergence.evaluation import Evaluation
+from convergence.methods import ClosedForm
+from convergence.recipes import RECIPES
+from convergence.status import Status
+from convergence.streams import generator
+from convergence.training import TrainingFailed, evaluate, load, train
+from problems.few_shot import Conv4, PrototypeHead
+from problems.few_shot.glyphs import glyphs
+from tests.convergence.few_shot import (
+    NETWORK,
+    PLAN,
+    RECIPE,
+    assert_same_run,
+    go_on,
+    same_tensors,
+    started,
+    tiny,
+    tiny_splits,
+    without_seconds,
+)
+
+# ---- what it learns
+
+
+def test_a_smoke_training_by_the_command_line_clearly_beats_the_untrained_network(tmp_path):
+    small = {"classes": (60, 20, 20), "cache": tmp_path / "cache", "progress": False}
+    environment = os.environ | {"MEMORY_REDUCED_CACHE": str(small["cache"]), "OMP_NUM_THREADS": "1"}
+    splits, out = glyphs("easy", **small), tmp_path / "run"
+
+    def command(*arguments):
+        line = [sys.executable, "-m", "convergence", *map(str, arguments)]
+        return subprocess.run(line, env=environment, capture_output=True, text=True, check=True).stdout
+
+    size = ("--classes", 60, 20, 20, "--channels", 16, "--batch", 2)
+    pace = ("--iterations", 40, "--learning-rate", 0.003, "--validation-episodes", 20)
+    data = ("--data", "glyphs-easy", "--method", "memory_reduced")
+    assert command("train", *data, *size, *pace, "--out", out) == ""
+    found = json.loads(command("evaluate", out, "--episodes", 60))
+    assert (found["episodes"], found["seed"]) == (60, 0)
+    untrained = train(RECIPES["memory_reduced"], splits, embedding=Conv4(16), iterations=0)
+    before = evaluate(untrained, episodes=60)
+    # 91 % against 66 %, intervals of 2 points each
+    assert found["accuracy"] - found["ci95"] > before.accuracy + before.ci95 + 0.1
+    assert {path.name for path in out.iterdir()} >= {"config.json", "metrics.jsonl", "checkpoint.pt", "training.png"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_trains_and_is_evaluated(name):
+    trained = tiny(2, RECIPES[name])
+    assert trained.iteration == 2
+    assert trained.end == "iterations"
+    assert all(torch.isfinite(tensor).all() for tensor in trained.phi.values())
+    calls = RECIPES[name].method.declared_calls(PLAN["batch"])
+    assert trained.metrics[-1]["calls"] == {kind: 2 * count for kind, count in calls.items()}
+    assert 0 <= evaluate(trained, episodes=2).accuracy <= 1
+
+
+def test_the_metrics_name_all_that_was_promised():
+    first, second, third = tiny(3).metrics
+    always = {"iteration", "loss", "direction_norm", "learning_rate", "breakdowns", "calls", "seconds"}
+    assert first.keys() == always | {"peak_bytes"}
+    assert second.keys() == always
+    validation = {"accuracy", "ci95", "gradient_ratio", "mu", "L"}
+    assert third.keys() == always | {f"validation_{name}" for name in validation}
+    assert third["validation_mu"] == pytest.approx(0.1)
+    assert first["seconds"] <= second["seconds"] <= third["seconds"]
+
+
+def test_the_loss_is_the_mean_upper_objective_where_the_lower_level_ended():
+    start = tiny(0)
+    found = tiny(1).metrics[0]["loss"]
+    problem = start.problem("train", seed=0)
+
+    own = start.plan.episodes(tiny_splits(), "train")
+    problem = start.plan.problem(RECIPE, own, NETWORK)
+    tasks, oracle = problem.sample(2, generator(0, "tasks", 0)), Oracle(problem)
+    z = oracle.features(start.phi, tasks)
+    theta = RECIPE.method.adapt(oracle, z, start.phi, tasks)
+    assert found == pytest.approx(problem.upper(z.value, theta, tasks).mean().item(), rel=1e-5)
+
+
+def test_the_best_iterate_is_chosen_by_validation_and_evaluated(monkeypatch):
+    accuracies = iter([0.5, 0.7, 0.6])
+    seen = []
+
+    def scripted(problem, method, phi, **options):
+        seen.append({name: tensor.clone() for name, tensor in phi.items()})
+        return Evaluation(accuracies=torch.full((3,), next(accuracies)), split="validation", seed=0)
+
+    monkeypatch.setattr(training_run, "measure", scripted)
+    trained = tiny(3, validate_every=1)
+    assert trained.validated["iteration"] == 2
+    assert same_tensors(trained.phi, seen[1])
+    assert not same_tensors(trained.state["phi"], seen[1])
+
+
+def test_patience_ends_a_run_after_so_many_validations_without_a_better_one(monkeypatch, tmp_path):
+    accuracies = iter([0.5, 0.7, 0.7, 0.6, 0.9])
+    monkeypatch.setattr(
+        training_run,
+        "measure",
+        lambda *arguments, **options: Evaluation(
+            accuracies=torch.full((3,), next(accuracies)), split="validation", seed=0
+        ),
+    )
+    ended = tiny(10, validate_every=1, patience=2, out=tmp_path)
+    assert (ended.iteration, ended.end) == (4, "patience")
+    assert tiny(10, validate_every=1, patience=2, out=tmp_path, resume=True).iteration == 4
+
+
+def test_without_validation_the_last_iterate_is_the_best():
+    trained = tiny(2, validate_every=None)
+    assert trained.validated is None
+    assert same_tensors(trained.phi, trained.state["phi"])
+
+
+def test_test_images_are_not_looked_at():
+    splits = {**tiny_splits(), "test": tiny_splits()["validation"]}
+    assert_same_run(tiny(3), train(RECIPE, splits, embedding=NETWORK, iterations=3, **PLAN))
+
+
+@pytest.mark.parametrize("options", [{"chunk": 2}, {"schedule": "step", "decay_every": 2}, {"optimizer": "sgd"}])
+def test_what_the_plan_says_changes_the_run(options):
+    if "chunk" in options:  # but for rounding
+        pairs = zip(tiny(3).metrics, tiny(3, **options).metrics, strict=True)
+        assert all(one["loss"] == pytest.approx(other["loss"], rel=1e-3) for one, other in pairs)
+    else:
+        assert not same_tensors(tiny(4).state["phi"], tiny(4, **options).state["phi"])
+    rates = [row["learning_rate"] for row in tiny(5, **options).metrics]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5] if "schedule" in options else [1e-3] * 5)
+
+
+# ---- going on
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 5])
+def test_a_stopped_run_goes_on_bit_for_bit(cut, tmp_path):
+    options = {"schedule": "cosine"}
+    whole = tiny(out=tmp_path / "whole", **options)
+    rows = []
+    stopped = tiny(out=tmp_path / "cut", watch=rows.append, stop=lambda: len(rows) == cut, **options)
+    assert (stopped.iteration, stopped.end) == (cut, "stopped")
+    assert_same_run(whole, tiny(out=tmp_path / "cut", resume=True, **options))
+    texts = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut")]
+    lines = [[json.loads(line) for line in text.splitlines()] for text in texts]
+    assert without_seconds(lines[0]) == without_seconds(lines[1]) == without_seconds(whole.metrics)
+
+
+@pytest.mark.parametrize("written", [1, 2, 3, 4])
+def test_a_run_cut_off_before_a_checkpoint_goes_back_to_the_one_before(written, tmp_path, monkeypatch):
+    """Checkpoints are due at 0, 2, 4, 6 and 7; the validation of iteration 6 comes before that of 6."""
+    whole = tiny()
+    real, count = checkpoints.write, iter(range(100))
+
+    def cut_off(*arguments):
+        if next(count) == written:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    monkeypatch.setattr(checkpoints, "write", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        tiny(out=tmp_path)
+    monkeypatch.undo()
+    ahead = len((tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert ahead == (2, 4, 6, 7)[written - 1]
+    assert len(checkpoints.read(tmp_path / "checkpoint.pt")[1]["metrics"]) < ahead
+    assert_same_run(whole, tiny(out=tmp_path, resume=True))
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 7
+
+
+def test_a_run_goes_on_in_memory_and_its_start_is_left_alone():
+    short = tiny(3)
+    whole = tiny()
+    assert_same_run(whole, tiny(start=short.state))
+    assert_same_run(whole, tiny(start=short.state))
+
+
+def test_a_finished_run_is_asked_for_more_iterations(tmp_path):
+    tiny(3, out=tmp_path)
+    assert_same_run(tiny(6), tiny(6, out=tmp_path, resume=True))
+    with pytest.raises(ValueError, match="expected iterations of at least the 6 done, got 5"):
+        tiny(5, out=tmp_path, resume=True)
+
+
+def test_with_a_schedule_the_iterations_are_part_of_the_run(tmp_path):
+    tiny(3, out=tmp_path, schedule="cosine")
+    with pytest.raises(ValueError, match=r"expected plan.iterations = 3, as in .*checkpoint.pt, got 6"):
+        tiny(6, out=tmp_path, resume=True, schedule="cosine")
+
+
+def test_a_process_killed_at_any_moment_leaves_a_checkpoint_from_which_it_goes_on_bit_for_bit(tmp_path):
+    rng, iterations, kills = random.Random(0), 40, 0
+    metrics = tmp_path / "metrics.jsonl"
+    lines = -1
+    while kills < 7:
+        process = started(go_on, tmp_path, iterations)
+        until = lines + 1 + rng.randrange(4)
+        while process.is_alive() and (metrics.read_bytes().count(b"\n") if metrics.exists() else 0) < until:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.03))
+        process.kill()
+        process.join()
+        assert process.exitcode == -9, "it ended before it was killed"
+        kills += 1
+        if (tmp_path / "checkpoint.pt").exists():
+            lines = len(checkpoints.read(tmp_path / "checkpoint.pt")[1]["metrics"])
+    assert lines > 0
+    go_on(tmp_path, iterations)
+    assert_same_run(tiny(iterations), load(tmp_path, RECIPE, tiny_splits(), embedding=NETWORK))
+    assert list(tmp_path.glob(".*")) == []
+
+
+# ---- failing
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailsInTheThird(ClosedForm):
+    """A method whose third iteration ends as told."""
+
+    code: Status = Status.BREAKDOWN
+
+    def step(self, oracle, phi, tasks, state):
+        third = oracle.calls["upper_gradient"] >= 2 * PLAN["batch"]
+        step = super().step(oracle, phi, tasks, state)
+        if third and self.code is Status.MAX_ITERATIONS:
+            return step._replace(direction={name: tensor * torch.nan for name, tensor in step.direction.items()})
+        return step._replace(failure=step.failure + int(self.code)) if third else step
+
+
+@pytest.mark.parametrize("code", [Status.BREAKDOWN, Status.NON_FINITE, Status.MAX_ITERATIONS])
+def test_a_failure_ends_training_with_advice_and_the_checkpoint_intact(code, tmp_path):
+    """MAX_ITERATIONS stands for a direction that is not finite though no solver said so."""
+    failing = {"method": FailsInTheThird(code=code), "head": lambda way: PrototypeHead(way=way)}
+    recipe = RECIPES["protonet"].__class__(source="", **failing)
+    expected = Status.BREAKDOWN if code is Status.BREAKDOWN else Status.NON_FINITE
+    with pytest.raises(TrainingFailed, match=f"{expected.name} in iteration 3: ") as failed:
+        tiny(5, recipe, out=tmp_path)
+    assert failed.value.status is expected
+    assert expected.advice in str(failed.value)
+    _, state = checkpoints.read(tmp_path / "checkpoint.pt")
+    assert len(state["metrics"]) == 2
+
+
+def test_breakdowns_are_counted_where_the_recipe_allows_them():
+    allowed = RECIPES["protonet"].__class__(
+        method=FailsInTheThird(), head=lambda way: PrototypeHead(way=way), breakdowns=True, source=""
+    )
+    assert [row["breakdowns"] for row in tiny(4, allowed).metrics] == [0, 0, 2, 2]
+
+
+def test_a_full_disk_is_said_and_the_checkpoint_before_is_intact(tmp_path, monkeypatch):
+    tiny(3, out=tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    real, count = checkpoints.write_atomically, iter(range(100))
+
+    def full(path, content):
+        if next(count) == 1:
+            path.with_name(".partial").write_bytes(content[:100])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, content)
+
+    monkeypatch.setattr(checkpoints, "write_atomically", full)
+    with pytest.raises(
+        OSError, match=r"expected room to write .*checkpoint.pt, got No space left on device; .* intact"
+    ):
+        tiny(out=tmp_path, resume=True)
+    monkeypatch.undo()
+    held, then = (checkpoints.read(path)[1] for path in (tmp_path / "checkpoint.pt", _file(tmp_path, before)))
+    assert same_tensors(held["phi"], then["phi"])
+    assert_same_run(tiny(), tiny(out=tmp_path, resume=True))
+
+
+def _file(folder, content):
+    path = folder / "before.pt"
+    path.write_bytes(content)
+    return path
+
+
+def test_tensorboard_gets_the_numbers_where_it_is_installed(monkeypatch, tmp_path):
+    written = []
+
+    class SummaryWriter:
+        def __init__(self, folder, purge_step):
+            written.append((folder, purge_step))
+
+        def add_scalar(self, name, value, step):
+            written.append((name, step))
+
+        def flush(self):
+            pass
+
+    fake = type(sys)("torch.utils.tensorboard")
+    fake.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    tiny(3, out=tmp_path)
+    assert written[0] == (str(tmp_path), 1)
+    assert [step for name, step in written if name == "loss"] == [1, 2, 3]
+    assert [step for name, step in written if name == "validation_accuracy"] == [3]
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match="expected a folder out to resume from, got None"):
+        tiny(resume=True)
+    with pytest.raises(ValueError, match="warm_start"):
+        tiny(recipe=RECIPE.varied(warm_start=True))
+    with pytest.raises(ValueError, match="upper_step_size=None with an optimizer"):
+        tiny(recipe=RECIPE.varied(upper_step_size=0.1))
+    with pytest.raises(ValueError, match='expected bn="task" where all of the network adapts'):
+        tiny(recipe=RECIPES["maml"], bn="running")
+
+
+@pytest.mark.gpu
+def test_a_gpu_run_goes_on_from_its_checkpoint(tmp_path):
+    tiny(3, out=tmp_path, device="cuda")
+    on_the_cpu = load(tmp_path, RECIPE, tiny_splits(), embedding=NETWORK, device="cpu")
+    assert all(tensor.device.type == "cpu" for tensor in on_the_cpu.phi.values())
+    assert tiny(6, out=tmp_path, device="cuda", resume=True).iteration == 6
