@@ -73,8 +73,8 @@ class ByGroup:
             return _batch_norm(x, weight, bias)
         if self.groups.consecutive:
             return torch.cat([_batch_norm(part, weight, bias) for part in x.chunk(count)])
-        together = x.contiguous().reshape(-1, count * x.shape[1], *x.shape[2:])  # a copy only under torch.vmap
-        return _batch_norm(together, weight.repeat(count), bias.repeat(count)).reshape(x.shape)
+        together = x.contiguous().view(-1, count * x.shape[1], *x.shape[2:])
+        return _batch_norm(together, weight.repeat(count), bias.repeat(count)).reshape(x.shape)  # a copy under vmap
 
 
 @dataclass(frozen=True)

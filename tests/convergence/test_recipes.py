@@ -23,6 +23,7 @@ from problems.few_shot import (
     SoftmaxHead,
     WholeNetwork,
 )
+from tests.independent import assert_near
 from tests.problems.few_shot.tiny import drawn, episodes, start
 
 by_name = pytest.mark.parametrize("name", RECIPES)
@@ -87,6 +88,20 @@ def test_each_runs_with_adam(name):
     result = run(problem, recipe.method, **options)
     assert result.iterations == 2 or recipe.breakdowns
     assert all(bool(torch.isfinite(tensor).all()) for tensor in result.phi.values())
+
+
+@by_name
+def test_replicas_together_equal_separate_runs(name):
+    recipe = RECIPES[name]
+    problem = recipe.problem(episodes(), embedding=Conv4(4))
+    sgd = partial(torch.optim.SGD, lr=1e-2)  # Adam would make a step of a rounding error
+    options = {"iterations": 2, "batch": 2, "optimizer": sgd, "raise_on_failure": not recipe.breakdowns}
+    together = run(problem, recipe.method, replicas=2, seed=1, **options)
+    for r in range(2):
+        alone = run(problem, recipe.method, seed=1 + r, **options)
+        for key, tensor in alone.phi.items():
+            # without a ridge rounding errors grow with each CG step
+            assert_near(together.phi[key][r], tensor, within=1e-6 if name == "published" else 1e-12)
 
 
 @by_name
