@@ -41,7 +41,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or "Unsupported" in str(error):
+        if "Unsupported global" in str(error):
             raise ValueError(
                 f"expected tensors and numbers in {path}, got a pickle that names code: none of it was executed"
             ) from error

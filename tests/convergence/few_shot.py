@@ -82,10 +82,10 @@ def started(target: Callable[..., None], *arguments: object) -> multiprocessing.
     return process
 
 
-def run_command(log: Path, *arguments: str) -> None:
+def run_command(log: Path, *arguments: object) -> None:
     """In a process: `python -m convergence ARGUMENTS` with its standard error in a file."""
     torch.set_num_threads(1)
-    sys.argv = ["convergence", *arguments]
+    sys.argv = ["convergence", *map(str, arguments)]
     with log.open("w") as sys.stderr:
         command.main()
 
