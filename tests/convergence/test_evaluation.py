@@ -1,0 +1,98 @@
+"""Evaluation: the accuracy of fixed episodes, the same whatever was trained, held against plain loops."""
+
+import math
+
+import pytest
+import torch
+
+from convergence.evaluation import Evaluation, measure, ready
+from convergence.methods import ClosedForm
+from convergence.recipes import RECIPES
+from convergence.training import evaluate
+from problems.few_shot import EpisodeList
+from tests.convergence.few_shot import RECIPE, tiny, tiny_splits
+
+
+def test_mean_and_interval():
+    found = Evaluation(accuracies=torch.tensor([0.2, 0.4, 0.9], dtype=torch.float64), split="test", seed=0)
+    assert found.episodes == 3
+    assert found.accuracy == pytest.approx(0.5)
+    assert found.ci95 == pytest.approx(1.96 * math.sqrt((0.09 + 0.01 + 0.16) / 2) / math.sqrt(3))
+    assert math.isnan(Evaluation(accuracies=torch.ones(1), split="test", seed=0).ci95)
+
+
+def test_prototypes_are_judged_as_the_nearest_class_mean():
+    trained = tiny(2, RECIPES["protonet"])
+    problem = trained.problem()
+    expected = []
+    for index in range(5):
+        tasks = problem.episodes.draw([index])
+        support, query, _ = problem.embed(trained.phi, tasks)
+        means = torch.stack([support[0][tasks.support_labels[0] == c].mean(0) for c in range(3)])
+        nearest = torch.cdist(query[0], means).argmin(-1)
+        expected.append((nearest == tasks.query_labels[0]).double().mean())
+    assert torch.allclose(evaluate(trained, episodes=5).accuracies, torch.stack(expected), atol=1e-6)
+
+
+def test_episodes_depend_on_the_seed_of_the_evaluation_alone():
+    one, other = tiny(1, seed=0), tiny(1, seed=1)
+    drawn = [run.problem(seed=5).episodes.rows(range(4)) for run in (one, other)]
+    assert (drawn[0] == drawn[1]).all()
+    assert (drawn[0] != one.problem(seed=6).episodes.rows(range(4))).any()
+    assert torch.equal(evaluate(one, episodes=4).accuracies, evaluate(one, episodes=6).accuracies[:4])
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5])
+def test_episodes_at_a_time_do_not_matter(chunk):
+    trained = tiny(3)
+    found, reference = evaluate(trained, episodes=5, chunk=chunk), evaluate(trained, episodes=5, chunk=3)
+    assert torch.equal(found.accuracies, reference.accuracies)
+    assert found.lower == pytest.approx(reference.lower, rel=1e-3)
+
+
+def test_a_saved_list_is_judged_as_the_episodes_it_was_made_of():
+    trained = tiny(1)
+    problem = trained.problem()
+    listed = RECIPE.problem(
+        EpisodeList(tiny_splits()["test"], problem.episodes.listing(4)), embedding=trained.embedding
+    )
+    again = measure(listed, RECIPE.method, trained.phi, episodes=4)
+    assert torch.equal(again.accuracies, evaluate(trained, episodes=4).accuracies)
+
+
+def test_running_statistics_are_gathered_over_training_episodes_that_no_seed_changes():
+    trained = tiny(2, bn="running")
+    problem = trained.problem()
+    with pytest.raises(ValueError, match='expected statistics gathered for bn="running"'):
+        measure(problem, RECIPE.method, trained.phi, episodes=2)
+    training = trained.plan.episodes(tiny_splits(), "train", seed=0)
+    gathered = ready(problem, trained.phi, training, chunk=7)
+    assert problem.moments is None
+    alone = measure(gathered, RECIPE.method, trained.phi, episodes=4)
+    assert torch.equal(alone.accuracies, evaluate(trained, episodes=4).accuracies)
+    assert ready(tiny(1).problem(), trained.phi, training).bn == "task"
+
+
+def test_the_lower_level_is_reported():
+    lower = evaluate(tiny(1, RECIPE.varied(lower_steps=50)), episodes=3).lower
+    assert lower["gradient_ratio"] < 1e-2
+    assert lower["mu"] == pytest.approx(0.1)
+    assert lower["L"] > lower["mu"]
+    untouched = evaluate(tiny(1, RECIPE.varied(lower_steps=0)), episodes=3).lower
+    assert untouched["gradient_ratio"] == 1
+    assert "mu" not in evaluate(tiny(1, RECIPES["maml"]), episodes=2).lower
+
+
+def test_no_graph_is_kept():
+    trained = tiny(1)
+    trained.phi["block1.conv.weight"].requires_grad_()
+    assert not evaluate(trained, episodes=2).accuracies.requires_grad
+
+
+def test_wrong_arguments_are_named():
+    trained = tiny(1)
+    with pytest.raises(ValueError, match="expected at least one episode, got 0"):
+        evaluate(trained, episodes=0)
+    with pytest.raises(TypeError, match="expected a method with adapt, which solves new tasks, got object"):
+        measure(trained.problem(), object(), trained.phi, episodes=1)
+    assert callable(ClosedForm().adapt)

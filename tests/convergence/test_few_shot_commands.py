@@ -1,0 +1,169 @@
+"""`train` and `evaluate` from the command line: files, exit statuses, signals, a full disk."""
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import convergence.__main__ as command
+from convergence import checkpoints
+from convergence.few_shot_commands import TRAIN_HELP
+from convergence.status import Status
+from convergence.training import TrainingFailed
+from problems.few_shot import EpisodeList
+from tests.convergence.few_shot import run_command, started, tiny_splits, without_seconds, write_tiny
+
+SIZES = ("--way", 3, "--shot", 1, "--queries", 1, "--evaluation-queries", 2, "--channels", 2, "--batch", 2)
+STEPS = ("--lower-steps", 3, "--cg-steps", 2)
+PACE = ("--validate-every", 3, "--validation-episodes", 3, "--checkpoint-every", 2)
+TINY = (*SIZES, *STEPS, *PACE)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    return ("--data", "folder", "--root", str(write_tiny(folder / "files")))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("MEMORY_REDUCED_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    def called(*arguments):
+        """Exit status, standard output, standard error."""
+        monkeypatch.setattr(sys, "argv", ["convergence", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            command.main()
+        captured = capsys.readouterr()
+        return end.value.code, captured.out, captured.err
+
+    return called
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_writes_its_files_and_is_evaluated(call, data, tmp_path):
+    out = tmp_path / "run"
+    code, printed, shown = call("train", *data, *TINY, "--iterations", 4, "--out", out)
+    assert (code, printed) == (0, "")
+    assert "iteration 3: loss" in shown
+    assert "peak" in shown
+    assert {path.name for path in out.iterdir()} == {"config.json", "metrics.jsonl", "checkpoint.pt", "training.png"}
+    assert (out / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert [row["iteration"] for row in rows(out)] == [1, 2, 3, 4]
+
+    code, printed, _ = call("evaluate", out, "--episodes", 5)
+    found = json.loads(printed)
+    assert code == 0
+    assert printed.count("\n") == 1
+    assert found.keys() >= {"accuracy", "ci95", "episodes", "seed"}
+    assert (found["episodes"], found["seed"], found["bn"]) == (5, 0, "task")
+    stored = json.loads((out / "evaluation.json").read_text())
+    assert found.items() <= stored.items()
+    assert stored["versions"].keys() >= {"torch"}
+    with np.load(out / "episodes.npz") as listing:
+        assert listing["accuracy"].mean() == pytest.approx(found["accuracy"])
+        assert len(EpisodeList(tiny_splits()["test"], listing)) == 5
+
+
+def test_resume_by_the_command_line(call, data, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert call("train", *data, *TINY, "--iterations", 6, "--out", whole)[0] == 0
+    assert call("train", *data, *TINY, "--iterations", 3, "--out", cut)[0] == 0
+    code, _, refused = call("train", *data, *TINY, "--iterations", 6, "--out", cut)
+    assert code == 2
+    assert refused.count("\n") == 1
+    assert call("train", *data, *TINY, "--iterations", 6, "--out", cut, "--resume")[0] == 0
+    assert without_seconds(rows(whole)) == without_seconds(rows(cut))
+    assert call("evaluate", whole, "--episodes", 3)[1] == call("evaluate", cut, "--episodes", 3)[1]
+
+
+def test_several_seeds_are_runs_of_their_own_with_a_table(call, data, tmp_path):
+    out = tmp_path / "runs"
+    options = (*data, *TINY, "--out", out, "--seeds", 0, 3, "--iterations")
+    code, _, shown = call("train", *options, 2)
+    assert code == 0
+    assert "mean, 95 % interval" in shown
+    assert [json.loads((out / f"seed-{seed}" / "config.json").read_text())["plan"]["seed"] for seed in (0, 3)] == [0, 3]
+    assert call("train", *options, 4, "--resume")[0] == 0
+    found = json.loads(call("evaluate", out, "--episodes", 3)[1])
+    assert found["accuracies"].keys() == {"seed-0", "seed-3"}
+    assert found["accuracy"] == pytest.approx(np.mean(list(found["accuracies"].values())))
+    assert json.loads((out / "evaluation.json").read_text()) == found
+
+
+def test_wrong_usage_is_one_line(call, data, tmp_path):
+    for arguments in (
+        ("train", *data, "--out", tmp_path / "a", "--cg-steps", 3, "--method", "anil"),
+        ("train", *data, "--out", tmp_path / "b", "--resume"),
+        ("train", *data, "--out", tmp_path / "c", "1", "2"),
+        ("train", *data, "--out", tmp_path / "d", "--way", 9),
+        ("evaluate", tmp_path),
+    ):
+        code, printed, shown = call(*arguments)
+        assert (code, printed) == (2, "")
+        assert shown.startswith("error: expected ")
+        assert shown.count("\n") == 1
+    assert list(tmp_path.glob("[a-d]")) == []
+
+
+def test_a_breakdown_ends_with_1_and_advice(call, data, tmp_path, monkeypatch):
+    def fails(*arguments, **options):
+        raise TrainingFailed(Status.BREAKDOWN, 7)
+
+    monkeypatch.setattr("convergence.few_shot_commands.train_run", fails)
+    code, _, shown = call("train", *data, *TINY, "--out", tmp_path / "run")
+    assert code == 1
+    assert "BREAKDOWN in iteration 7" in shown
+    assert "add a ridge term" in shown
+    assert "1 BREAKDOWN or NON_FINITE" in TRAIN_HELP
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_run_with_a_checkpoint_from_which_it_goes_on(number, status, call, data, tmp_path):
+    out, log = tmp_path / "run", tmp_path / "log"
+    arguments = ("train", *data, *TINY, "--out", str(out), "--iterations")
+    process = started(run_command, log, *arguments, 100000)
+    while process.is_alive() and not ((out / "metrics.jsonl").exists() and len(rows(out)) >= 3):
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == status, log.read_text()
+    assert f"{number.name} after iteration" in log.read_text()
+    assert "--resume goes on" in log.read_text()
+    done = len(checkpoints.read(out / "checkpoint.pt")[1]["metrics"])
+    assert done == len(rows(out)) >= 3
+    assert (out / "training.png").exists()
+    assert call(*arguments, done + 2, "--resume")[0] == 0
+    assert len(rows(out)) == done + 2
+
+
+def limited(size, log, *arguments):
+    """In a process: the command, where no file may be longer than so many bytes."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    run_command(log, *arguments)
+
+
+def test_a_full_disk_is_one_line_and_the_checkpoint_is_intact(call, data, tmp_path):
+    out, log = tmp_path / "run", tmp_path / "log"
+    arguments = ("train", *data, *TINY, "--out", str(out), "--iterations")
+    assert call(*arguments, 3)[0] == 0
+    before = (out / "checkpoint.pt").read_bytes()
+    process = started(limited, len(before) // 2, log, *arguments, 6, "--resume")
+    process.join()
+    assert process.exitcode == 2
+    assert log.read_text().startswith("error: expected room to write ")
+    assert log.read_text().count("\n") == 1
+    assert (out / "checkpoint.pt").read_bytes() == before
+    assert [path.name for path in out.glob(".*")] == []
+    assert call(*arguments, 6, "--resume")[0] == 0

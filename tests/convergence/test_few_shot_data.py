@@ -1,0 +1,41 @@
+"""Images by the name of their data set."""
+
+import pytest
+
+from convergence.few_shot_data import NAMES, images
+from problems.few_shot.cache import VARIABLE
+from tests.convergence.few_shot import tiny_splits, write_tiny
+
+
+def test_files_are_read_from_the_folder_given(tmp_path):
+    splits = images("folder", root=write_tiny(tmp_path / "files"), progress=False)
+    for split, expected in tiny_splits().items():
+        assert (splits[split].images == expected.images).all()
+
+
+def test_glyphs_are_drawn_as_many_as_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    splits = images("glyphs-easy", classes=(6, 5, 4), images_per_class=3, progress=False)
+    assert [len(each.names) for each in splits.values()] == [6, 5, 4]
+    assert len(splits["train"]) == 18
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("omniglot", {}, "expected a data set out of .*cifar-fs.*; got 'omniglot'"),
+        ("cifar-fs", {}, "expected --root, the folder that holds cifar-fs, got none"),
+        ("cifar-fs", {"root": ".", "classes": (1, 1, 1)}, "expected no --classes with the data set cifar-fs"),
+        ("glyphs", {"root": "x"}, "expected no --root with the data set glyphs, got x"),
+        ("glyphs", {"size": 3}, "expected no --size with the data set glyphs, got 3"),
+    ],
+)
+def test_what_does_not_go_with_a_data_set_is_named(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        images(name, **options)
+
+
+def test_missing_files_are_told_with_their_layouts(tmp_path):
+    with pytest.raises(FileNotFoundError, match="Nothing is downloaded"):
+        images("mini-imagenet", root=tmp_path)
+    assert {"glyphs", "glyphs-easy", "glyphs-within", "fc100", "tiered-imagenet", "folder"} < set(NAMES)

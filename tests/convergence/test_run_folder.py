@@ -1,0 +1,110 @@
+"""What a run is described by, and when a folder goes on with it."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from convergence.linear_solvers import Direct
+from convergence.recipes import RECIPES
+from convergence.run_folder import described, described_run, fingerprint
+from convergence.training import load, train
+from convergence.training_plan import Plan
+from problems.few_shot import Augmentation, Conv4, ResNet12
+from tests.convergence.few_shot import NETWORK, PLAN, RECIPE, tiny, tiny_splits
+
+
+def test_a_description_is_json_and_tells_recipes_apart():
+    plan = Plan(iterations=1, augmentation=Augmentation(flip=True))
+    found = {
+        name: json.dumps(described_run(recipe, tiny_splits(), Conv4(2), plan, {})) for name, recipe in RECIPES.items()
+    }
+    assert len(set(found.values())) == len(RECIPES)
+    assert described(Direct()) == {"type": "Direct"}
+    assert described(ResNet12((1, 2, 3, 4)))["channels"] == [1, 2, 3, 4]
+
+
+def test_a_fingerprint_changes_with_names_labels_and_bytes():
+    images = tiny_splits()["train"]
+    other_bytes, other_labels = images.images.copy(), images.labels.copy()
+    other_bytes[5, 3, 3, 0] ^= 1
+    other_labels[:6] = 1
+    other_labels[6:12] = 0
+    others = (
+        replace(images, images=other_bytes),
+        replace(images, labels=other_labels),
+        replace(images, names=("a", *images.names[1:])),
+    )
+    prints = [fingerprint(each)["sha256"] for each in (images, *others)]
+    assert len(set(prints)) == 4
+    assert fingerprint(images) == fingerprint(replace(images, images=np.array(images.images)))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"batch": 3}, "plan.batch = 2"),
+        ({"seed": 1}, "plan.seed = 0"),
+        ({"bn": "support"}, "plan.bn = 'task'"),
+        ({"recipe": RECIPES["protonet"]}, "recipe.method.type = 'MemoryReduced'"),
+        ({"recipe": RECIPE.varied(cg_steps=3)}, "recipe.method.cg_steps = 2"),
+        ({"recipe": RECIPE.with_head(ridge=1.0)}, "recipe.head.ridge = 0.1"),
+        ({"augmentation": Augmentation(crop=2)}, "plan.augmentation = None"),
+        ({"labels": {"data": "glyphs"}}, "labels.data = None"),
+    ],
+)
+def test_a_run_of_another_config_is_refused_by_the_first_difference(change, named, tmp_path):
+    tiny(2, out=tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(ValueError, match=f"expected {named}, as in .*checkpoint.pt, got "):
+        tiny(4, out=tmp_path, resume=True, **change)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_checkpoint_of_another_network_or_of_other_images_is_refused(tmp_path):
+    tiny(2, out=tmp_path)
+    with pytest.raises(ValueError, match=r"expected network.channels = 2, as in .*, got 3"):
+        load(tmp_path, RECIPE, tiny_splits(), embedding=Conv4(3))
+    swapped = {**tiny_splits(), "train": tiny_splits()["test"]}
+    with pytest.raises(ValueError, match=r"expected images.train.sha256 = "):
+        load(tmp_path, RECIPE, swapped, embedding=NETWORK)
+    with pytest.raises(ValueError, match=r"expected a checkpoint of this architecture, .*block1.conv.weight"):
+        train(RECIPE, tiny_splits(), embedding=Conv4(3), iterations=4, start=tiny(2).state, **PLAN)
+
+
+def test_how_often_checkpoints_are_written_does_not_matter(tmp_path):
+    tiny(3, out=tmp_path)
+    assert tiny(4, out=tmp_path, resume=True, checkpoint_every=1).iteration == 4
+
+
+def test_a_folder_is_begun_once_and_resumed_where_there_is_a_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match=f"expected a checkpoint to resume from in {tmp_path}, got none"):
+        tiny(2, out=tmp_path, resume=True)
+    tiny(2, out=tmp_path)
+    with pytest.raises(ValueError, match=r"expected a folder without a run, or resume, .*checkpoint.pt, metrics.jsonl"):
+        tiny(2, out=tmp_path)
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(ValueError, match="expected a folder for the run, got the file"):
+        tiny(2, out=file)
+
+
+@pytest.mark.parametrize("harm", ["missing", "cut", "other"])
+def test_a_config_that_does_not_read_is_said(harm, tmp_path):
+    tiny(1, out=tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text({"missing": "", "cut": path.read_text()[:50], "other": "[]"}[harm])
+    if harm == "missing":
+        path.unlink()
+    with pytest.raises(ValueError, match=r"expected the config.json of a training run"):
+        load(tmp_path, RECIPE, tiny_splits(), embedding=NETWORK)
+
+
+def test_the_config_says_what_was_trained(tmp_path):
+    tiny(1, out=tmp_path, labels={"mine": 3})
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["labels"] == {"mine": 3}
+    assert config["plan"]["way"] == 3
+    assert config["network"] == {"type": "Conv4", "channels": 2}
+    assert config["versions"].keys() == {"memory-reduced-meta-learning", "torch", "numpy"}
