@@ -96,7 +96,7 @@ def saved_bytes(function: Callable[[], Any]) -> int:
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    """Of the arguments or the result of an operation. Not tree_leaves of torch, half of the time of all the counting."""
+    """Of the arguments or the result of an operation. Not by torch's tree_leaves: twice as slow in all."""
     found, left = [], [tree]
     while left:
         branch = left.pop()

@@ -39,7 +39,7 @@ class MemoryReduced:
                      certify |d - grad Phi_B| <= accuracy |d| (docs/theory.md S1; not with replicas). The probe
                      certified_direction_error tells where the limits did not let it. Not in the paper
     recompute        compute the features without a graph, and again, part by part, for the last line: half the memory
-                     of a network for a third more time
+                     of a network for one more forward pass
     linear_solver    instead of N CG steps that freeze at rounding: `Direct()`, or `ConjugateGradient` with a tolerance
 
     Cost a task and iteration: K lower gradients, N HVPs (N + 1 if v is warm and N > 0), one cross product, one

@@ -134,12 +134,13 @@ GROWING = ("itd_anew", "maml")
 
 @dataclass
 class Iteration:
-    """One upper iteration of a method on `tasks` episodes, one task at a time, as a function without arguments."""
+    """One upper iteration of a method on `tasks`, `chunk` of them at a time, as a function without arguments."""
 
     problem: Problem
     method: Method
     tasks: Tasks
     device: str = "cpu"
+    chunk: int = 1
 
     def __post_init__(self) -> None:
         self.oracle = Oracle(self.problem)
@@ -150,7 +151,7 @@ class Iteration:
 
     def __call__(self) -> Direction:
         """d of the batch."""
-        return direction_in_chunks(self.method, self.oracle, self.phi, self.tasks, self.state, chunk=1)
+        return direction_in_chunks(self.method, self.oracle, self.phi, self.tasks, self.state, chunk=self.chunk)
 
 
 # ---- the limit: a plain network, sharing no code with the above
@@ -159,7 +160,10 @@ class Iteration:
 class Plain:
     """Forward and backward pass of a plain classifier over the images of some episodes, in minibatches."""
 
-    def __init__(self, tasks: Tasks, *, channels: int, minibatch: int, device: str = "cpu"):
+    def __init__(
+        self, tasks: Tasks, *, channels: int, minibatch: int, device: str = "cpu", channels_last: bool = False
+    ):
+        self.order = torch.channels_last if channels_last else torch.contiguous_format
         self.images = torch.cat([tasks.support, tasks.query], 1).flatten(0, 1).to(device).split(minibatch)
         self.labels = torch.cat([tasks.support_labels, tasks.query_labels], 1).flatten().to(device).split(minibatch)
         depth, height, width = tasks.support.shape[2:]
@@ -170,13 +174,15 @@ class Plain:
             for a, b in pairwise(widths)
         ]
         features = channels * (height // 16) * (width // 16)
-        self.network = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(features, WAY)).to(device).train()
+        network = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(features, WAY))
+        self.network = network.to(device, memory_format=self.order).train()
 
     def __call__(self) -> None:
         """Gradients of the cross entropy, summed over the minibatches."""
         self.network.zero_grad(set_to_none=True)
         for images, labels in zip(self.images, self.labels, strict=True):
-            cross_entropy(self.network(images.float().div_(255)), labels).backward()
+            x = images.float().div_(255).contiguous(memory_format=self.order)
+            cross_entropy(self.network(x), labels).backward()
 
 
 def cpu_seconds(step: Callable[[], object], device: str = "cpu") -> float:

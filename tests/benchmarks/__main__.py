@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,10 +24,10 @@ from convergence.files import write_atomically
 from paper_checks import CLAIMS, Setting
 from paper_checks.report import versions
 from problems import Problem, ProxLogistic, Quadratic
+from tests.benchmarks.few_shot import few_shot
+from tests.benchmarks.rounds import Figure, figure_of, in_turn, ratios
 
-ROUNDS = 15
 WRITTEN = Path("bench.json")
-Figure = dict[str, Any]
 
 
 class _Operations(TorchDispatchMode):
@@ -57,7 +56,7 @@ def main() -> None:
     """Measure everything, print it, write it. One thread, as the battery runs."""
     torch.set_num_threads(1)
     committed = json.loads(WRITTEN.read_text())["figures"] if WRITTEN.exists() else {}
-    figures: dict[str, Figure] = {**_upper_iteration(), **_few_large_steps(), **_battery()}
+    figures: dict[str, Figure] = {**_upper_iteration(), **_few_large_steps(), **few_shot(), **_battery()}
     table = Table(title=f"{os.cpu_count()} cores, {torch.get_num_threads()} threads", title_justify="left")
     for heading in ("figure", "median", "min", "max", "unit", "last committed", "aim"):
         table.add_column(heading, justify="left" if heading in ("figure", "unit", "aim") else "right", overflow="fold")
@@ -83,15 +82,15 @@ def _upper_iteration() -> dict[str, Figure]:
 
         return measure
 
-    one, many, automatic = _in_turn(
+    one, many, automatic = in_turn(
         seconds(problem, 400, None), seconds(problem, 25, 256), seconds(twin, 100, None), label="upper iteration"
     )
     return {
-        "upper iteration, 1 replica": _figure([1e6 * x for x in one], "us", "694 us in a prototype"),
-        "upper iteration, 256 replicas": _figure([1e6 * x for x in many], "us", "10600 us in a prototype"),
-        "256 replicas / 1 replica": _figure(_ratios(many, one), "ratio", "<= 20"),
-        "automatic derivatives / closed forms": _figure(_ratios(automatic, one), "ratio", ""),
-        "torch operations an upper iteration, 1 replica": _figure([_operations(problem, method)], "operations", ""),
+        "upper iteration, 1 replica": figure_of([1e6 * x for x in one], "us", "694 us in a prototype"),
+        "upper iteration, 256 replicas": figure_of([1e6 * x for x in many], "us", "10600 us in a prototype"),
+        "256 replicas / 1 replica": figure_of(ratios(many, one), "ratio", "<= 20"),
+        "automatic derivatives / closed forms": figure_of(ratios(automatic, one), "ratio", ""),
+        "torch operations an upper iteration, 1 replica": figure_of([_operations(problem, method)], "operations", ""),
     }
 
 
@@ -122,14 +121,14 @@ def _few_large_steps() -> dict[str, Figure]:
         z = oracle.embed(phi, oracle.pool, keep_graph=True)
         return unrolled.estimate(oracle, z, oracle.theta0(phi, oracle.pool), oracle.pool)
 
-    implicit, reverse = _in_turn(_timed(implicit_step, 10), _timed(unrolled_step, 10), label="logistic heads")
-    return {"memory-reduced / unrolled step, K 20": _figure(_ratios(implicit, reverse), "ratio", "")}
+    implicit, reverse = in_turn(_timed(implicit_step, 10), _timed(unrolled_step, 10), label="logistic heads")
+    return {"memory-reduced / unrolled step, K 20": figure_of(ratios(implicit, reverse), "ratio", "")}
 
 
 def _battery() -> dict[str, Figure]:
     """The claims at smoke scale with their controls; figures and report not included."""
     seconds = [claim.verdict(Setting())[0].seconds for claim in track(CLAIMS.values(), "the battery at smoke scale")]
-    return {"the battery at smoke scale": _figure([sum(seconds)], "s", "< 180 s")}
+    return {"the battery at smoke scale": figure_of([sum(seconds)], "s", "< 180 s")}
 
 
 def _timed(step: Callable[[], object], times: int) -> Callable[[], float]:
@@ -140,22 +139,6 @@ def _timed(step: Callable[[], object], times: int) -> Callable[[], float]:
         return (time.perf_counter() - began) / times
 
     return measure
-
-
-def _in_turn(*measures: Callable[[], float], label: str) -> tuple[list[float], ...]:
-    """ROUNDS of each, one after the other, after a round that is thrown away."""
-    for measure in measures:
-        measure()
-    rounds = [[measure() for measure in measures] for _ in track(range(ROUNDS), label)]
-    return tuple(list(column) for column in zip(*rounds, strict=True))
-
-
-def _ratios(above: list[float], below: list[float]) -> list[float]:
-    return [a / b for a, b in zip(above, below, strict=True)]
-
-
-def _figure(values: list[float], unit: str, aim: str) -> Figure:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values), "unit": unit, "aim": aim}
 
 
 if __name__ == "__main__":
