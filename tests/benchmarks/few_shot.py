@@ -48,7 +48,10 @@ def _timed(step: Callable[[], object], device: str) -> Callable[[], float]:
 def _limit(device: str) -> dict[str, Figure]:
     """All of 32 tasks against the plain network, forward and backward, in the faster of two sizes of minibatch."""
     tasks, found = EPISODES.draw(range(32)), {}
-    kinds = ((False, "few-shot step / plain network", "<= 1.3"), (True, "few-shot step / plain, both channels_last", ""))
+    kinds = (
+        (False, "few-shot step / plain network", "<= 1.3"),
+        (True, "few-shot step / plain, both channels_last", ""),
+    )
     for last, name, aim in kinds:
         plain = [
             Plain(tasks, channels=CHANNELS, minibatch=size, device=device, channels_last=last) for size in (25, 50)
