@@ -31,7 +31,7 @@ class Asked:
     classes: tuple[int, int, int] | None = None
     images_per_class: int | None = None
     embedding: str = "conv4"
-    channels: int = 64
+    channels: int = 32
     lower_steps: int | None = None
     lower_step_size: float | None = None
     cg_steps: int | None = None

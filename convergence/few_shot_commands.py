@@ -51,7 +51,7 @@ def train(
     ] = None,
     images_per_class: Annotated[int | None, typer.Option(help="Pictures of each glyph to draw.")] = None,
     embedding: Annotated[str, typer.Option(help=f"One of: {', '.join(EMBEDDINGS)}.")] = "conv4",
-    channels: Annotated[int, typer.Option(help="Of the network (of ResNet12 in its first block).")] = 64,
+    channels: Annotated[int, typer.Option(help="Of the network (of ResNet12 in its first block; published: 64).")] = 32,
     way: Annotated[int, typer.Option(help="Classes of an episode.")] = 5,
     shot: Annotated[int, typer.Option(help="Support images of each class.")] = 5,
     queries: Annotated[int, typer.Option(help="Query images of each class in training.")] = 5,

@@ -27,7 +27,7 @@ Row = dict[str, Any]  # what is recorded of one iteration, of JSON's types
 
 
 class TrainingFailed(RuntimeError):
-    """Training met BREAKDOWN or NON_FINITE (`status`); phi and the last checkpoint are those of before `iteration`."""
+    """Training met BREAKDOWN or NON_FINITE (`status`); the last checkpoint is from before `iteration`."""
 
     def __init__(self, status: Status, iteration: int):
         super().__init__(f"{status.name} in iteration {iteration}: {status.advice}")
@@ -84,8 +84,7 @@ class Run:
     def advance(self) -> Row:
         """One iteration, and a validation where one is due; what is recorded of it.
 
-        Raises TrainingFailed, with phi as it was, where d is not finite, or CG broke down and the recipe does not allow
-        it.
+        Raises TrainingFailed where d or the new phi is not finite, or CG broke down and the recipe does not allow it.
         """
         began = time.perf_counter()
         number = self.iteration + 1
@@ -94,6 +93,8 @@ class Run:
         length = _length(found.direction)
         self._require(found, length, number)
         self.optimised.step(found.direction)
+        if not math.isfinite(_length(self.phi)):
+            raise TrainingFailed(Status.NON_FINITE, number)
         if self.scheduler is not None:
             self.scheduler.step()
         row: Row = {
@@ -212,9 +213,9 @@ def check_shapes(phi: Mapping[str, Any], expected: Parameters) -> None:
             )
 
 
-def _length(direction: Parameters) -> float:
-    """|d|, all tensors in a row."""
-    return torch.stack([torch.linalg.vector_norm(tensor) for tensor in direction.values()]).norm().item()
+def _length(parameters: Parameters) -> float:
+    """The norm of all tensors in a row."""
+    return torch.stack([torch.linalg.vector_norm(tensor) for tensor in parameters.values()]).norm().item()
 
 
 def _number(value: float) -> float | None:

@@ -57,7 +57,7 @@ def test_a_recipe_without_such_a_thing_refuses_it(method, change, message):
 
 def test_networks():
     assert asked(channels=8).network() == Conv4(8)
-    assert asked(embedding="resnet12").network() == ResNet12()
+    assert asked(embedding="resnet12", channels=64).network() == ResNet12()
     assert asked(embedding="resnet12", channels=4).network() == ResNet12((4, 10, 20, 40))
     with pytest.raises(ValueError, match="expected --channels of at least 1, got 0"):
         asked(channels=0).network()

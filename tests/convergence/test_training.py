@@ -19,7 +19,7 @@ from convergence.recipes import RECIPES
 from convergence.status import Status
 from convergence.streams import generator
 from convergence.training import TrainingFailed, evaluate, load, train
-from problems.few_shot import Conv4, PrototypeHead
+from problems.few_shot import Augmentation, Conv4, PrototypeHead
 from problems.few_shot.glyphs import glyphs
 from tests.convergence.few_shot import (
     NETWORK,
@@ -145,6 +145,24 @@ def test_what_the_plan_says_changes_the_run(options):
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5] if "schedule" in options else [1e-3] * 5)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dtype": "float64"},
+        {"autocast": True},
+        {"channels_last": True},
+        {"bn": "support"},
+        {"bn": "running"},
+        {"augmentation": Augmentation(rotate_classes=True, crop=1, flip=True)},
+    ],
+)
+def test_variants_train_and_go_on_bit_for_bit(options, tmp_path):
+    tiny(3, out=tmp_path, **options)
+    trained = tiny(6, out=tmp_path, resume=True, **options)
+    assert_same_run(tiny(6, **options), trained)
+    assert {tensor.dtype for tensor in trained.phi.values()} == {getattr(torch, trained.plan.dtype)}
+
+
 # ---- going on
 
 
@@ -254,6 +272,15 @@ def test_a_failure_ends_training_with_advice_and_the_checkpoint_intact(code, tmp
     assert expected.advice in str(failed.value)
     _, state = checkpoints.read(tmp_path / "checkpoint.pt")
     assert len(state["metrics"]) == 2
+
+
+def test_a_step_out_of_the_numbers_leaves_the_checkpoint_before_it(tmp_path):
+    """d is finite, phi is not: without a test of phi it would be in the next checkpoint."""
+    with pytest.raises(TrainingFailed, match="NON_FINITE in iteration 1"):
+        tiny(4, out=tmp_path, optimizer="sgd", learning_rate=3e38, checkpoint_every=1)
+    _, state = checkpoints.read(tmp_path / "checkpoint.pt")
+    assert state["metrics"] == []
+    assert same_tensors(state["phi"], tiny(0).phi)
 
 
 def test_breakdowns_are_counted_where_the_recipe_allows_them():
