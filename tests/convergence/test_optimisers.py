@@ -153,6 +153,14 @@ def test_a_step_moves_tensors_of_its_own_and_leaves_the_direction(name):
     assert all(tensor.grad is None for tensor in optimised.phi.values())
 
 
+def test_a_step_is_taken_from_the_point_given():
+    phi, d = {"a": normal(0, 3)}, {"a": normal(1, 3)}
+    optimised = Optimised(METHOD, phi, OPTIMIZERS["sgd"])
+    for k in range(2):  # as a replica that has stopped, whose phi was put back
+        assert_near(optimised.from_point(phi, d)["a"], phi["a"] - 0.1 * d["a"], within=1e-15)
+        assert_near(optimised.from_point({"a": phi["a"] + k}, d)["a"], phi["a"] + k - 0.1 * d["a"], within=1e-15)
+
+
 def test_a_phi0_that_the_caller_holds_is_not_moved():
     phi = {"phi": normal(0, 2)}
     before = phi["phi"].clone()
