@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures.marks import dashed, describe, legend, panels
-from figures.style import BLUE, VERMILION, Array, Evidence, paper_style
+from figures.marks import dashed, describe, legend, panels, predicted
+from figures.style import BLUE, GREY, VERMILION, Array, Evidence, paper_style
 
 MIB = 2**20
 _WINDOW = 1 / 20  # of all iterations, over which the loss is averaged
@@ -69,7 +69,7 @@ def _losses(axes: Axes, evidence: Evidence) -> None:
 
 def _accuracies(axes: Axes, evidence: Evidence) -> None:
     t, accuracy, half = evidence["validated"], 100 * evidence["accuracy"], 100 * evidence["ci95"]
-    axes.plot(t, accuracy, "o-", color=BLUE, markerfacecolor="white", label="validation, 95 % interval")
+    axes.plot(t, accuracy, "o-", color=BLUE, markerfacecolor="white", label="validation, 95 %")
     axes.fill_between(t, accuracy - half, accuracy + half, color=BLUE, alpha=0.25, linewidth=0)
     keys: list[Line2D] = []
     if len(t):
@@ -77,7 +77,7 @@ def _accuracies(axes: Axes, evidence: Evidence) -> None:
         label = f"best: {accuracy[best]:.1f} % at {t[best]}"
         axes.plot(t[best], accuracy[best], "D", color=VERMILION, markersize=6, label=label, zorder=3)
         chance = 100 * float(evidence["chance"])
-        axes.plot(evidence["iteration"][[0, -1]], [chance, chance], linestyle=(0, (3.5, 2.0)), color="0.4")
-        keys.append(dashed("chance", "#AAAAAA"))
+        predicted(axes, evidence["iteration"][[0, -1]], [chance, chance], GREY)
+        keys.append(dashed("chance", GREY))
     describe(axes, x="upper iteration", y="accuracy (%)", counts="x")
     legend(axes, *keys, columns=3)

@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import sys
 import time
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +16,11 @@ import pytest
 import convergence.__main__ as command
 from convergence import checkpoints
 from convergence.few_shot_commands import TRAIN_HELP
+from convergence.few_shot_data import NAMES
+from convergence.recipes import RECIPES
 from convergence.status import Status
 from convergence.training import TrainingFailed
-from problems.few_shot import EpisodeList
+from problems.few_shot import EpisodeList, glyphs
 from tests.convergence.few_shot import run_command, started, tiny_splits, without_seconds, write_tiny
 
 SIZES = ("--way", 3, "--shot", 1, "--queries", 1, "--evaluation-queries", 2, "--channels", 2, "--batch", 2)
@@ -167,3 +172,29 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_is_intact(call, data, tmp_pa
     assert (out / "checkpoint.pt").read_bytes() == before
     assert [path.name for path in out.glob(".*")] == []
     assert call(*arguments, 6, "--resume")[0] == 0
+
+
+# ---- the guide
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "few_shot.md").read_text()
+
+
+def test_every_option_in_the_guide_exists(call):
+    helps = "".join(call(name, "--help")[1] for name in ("train", "evaluate"))
+    named = set(re.findall(r"--[a-z][a-z-]+", GUIDE)) - {"--help"}
+    assert len(named) > 15
+    assert [option for option in named if option not in helps] == []
+
+
+def test_every_recipe_and_data_set_is_in_the_guide():
+    assert [name for name in (*RECIPES, *NAMES) if f"`{name}`" not in GUIDE] == []
+
+
+def test_the_example_of_the_guide_runs(monkeypatch, tmp_path, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", GUIDE, flags=re.DOTALL)
+    small = partial(glyphs.glyphs, classes=(6, 5, 5), progress=False)
+    monkeypatch.setattr(glyphs, "glyphs", small)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace("=250", "=1").replace("=600", "=2"), "few_shot.md", "exec"), {})
+    assert 0 <= float(capsys.readouterr().out) <= 1
+    assert (tmp_path / "runs" / "mine" / "checkpoint.pt").exists()
