@@ -15,6 +15,8 @@ from figures import (
     complexity,
     counterexamples,
     deterministic_exact,
+    few_shot_accuracy,
+    few_shot_assumption,
     few_shot_cost,
     growing_lower_steps,
     hypergradient_error,
@@ -54,5 +56,7 @@ FIGURES: dict[str, Callable[[Evidence], Figure]] = {
     "sample_complexity": sample_complexity.draw,
     "memory": memory.draw,
     "few_shot_cost": few_shot_cost.draw,
+    "few_shot_assumption": few_shot_assumption.draw,
+    "few_shot_accuracy": few_shot_accuracy.draw,
     "counterexamples": counterexamples.draw,
 }

@@ -75,6 +75,17 @@ FEW_SHOT_COSTS = {
     "itd_anew": Series(VERMILION, "s", "ITD-BiO as published"),
     "maml": Series(PURPLE, "D", "MAML"),
 }
+RECIPES = {
+    "memory_reduced": METHODS["memory_reduced"],
+    "itd_bio": Series(VERMILION, "s", "ITD-BiO"),
+    "protonet": Series(GREEN, "^", "ProtoNet"),
+    "anil": Series(ORANGE, "D", "ANIL"),
+    "published": Series(SKY, "v", "memory-reduced, no ridge"),
+    "r2d2": Series(PURPLE, "P", "R2D2"),
+    "fo_anil": Series(GREY, "D", "first-order ANIL"),
+    "fomaml": Series(GREY, "x", "first-order MAML"),
+    "maml": Series(BLACK, "x", "MAML"),
+}
 # The next ones are indexed by the code in the evidence
 SAMPLINGS = (Series(VERMILION, "s", "without replacement"), Series(BLUE, "o", "i.i.d."))
 TAILS = (Series(BLUE, "o", "$x^{-a}$"), Series(VERMILION, "^", "$x^{-a}$ rippled"), Series(GREEN, "s", "$|x|^m$"))

@@ -11,6 +11,8 @@ from paper_checks import (
     complexity,
     counterexamples,
     deterministic_exact,
+    few_shot_accuracy,
+    few_shot_assumption,
     few_shot_cost,
     growing_lower_steps,
     hypergradient_error,
@@ -51,6 +53,8 @@ MODULES: tuple[ModuleType, ...] = (
     sample_complexity,
     memory,
     few_shot_cost,
+    few_shot_assumption,
+    few_shot_accuracy,
     counterexamples,
 )
 CLAIMS = {claim.name: claim for claim in map(Claim.of, MODULES)}

@@ -14,14 +14,17 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 from convergence import MemoryReduced, ReferenceFailed, RunFailed
 from convergence.rates import Mean, Slope, hotelling
+from convergence.training import TrainingFailed
 
 Array = npt.NDArray[Any]
 Evidence = dict[str, Array]  # named arrays: all that judge and figure may look at
 Scale = Literal["smoke", "paper"]
 T = TypeVar("T")
+_FAILURES = (RunFailed, ReferenceFailed, TrainingFailed)  # of a run, not of the code that runs it
 
 
 class Outcome(StrEnum):
@@ -178,11 +181,11 @@ class Claim:
         try:
             evidence = self.run(setting)
             comparisons = self.judge(evidence)
-        except (RunFailed, ReferenceFailed) as error:
+        except _FAILURES as error:
             failure = f"the run ended with {error}"
         try:
             control = self.judge(self.control(setting))
-        except (RunFailed, ReferenceFailed) as error:
+        except _FAILURES as error:
             control = [_compare("the control's run", math.nan, "finishes", 0.0, Outcome.VIOLATED, str(error))]
         seconds = time.perf_counter() - began
         return Verdict(self.name, tuple(comparisons), tuple(control), seconds, setting, failure), evidence
@@ -332,6 +335,26 @@ def mean_vector_equals(
     if math.isinf(statistic):
         said = "singular covariance: the samples do not vary in all directions"
     return _compare(quantity, statistic, "<=", limit, _holds(good), said, cell=_cell(cells, k, len(found)))
+
+
+def mean_at_least(
+    quantity: str, samples: npt.ArrayLike, bound: float, *, confidence: float = 0.95, whole: bool = False
+) -> Comparison:
+    """The mean of independent samples (n,) reaches the bound; Student's interval of the mean is reported.
+
+    With `whole` it is the interval that must lie above the bound: INCONCLUSIVE where it contains the bound.
+    """
+    samples = np.asarray(samples, float)
+    mean = float(samples.mean())
+    half = math.inf
+    if len(samples) > 1:
+        half = float(stats.t.ppf(0.5 + confidence / 2, len(samples) - 1) * stats.sem(samples))
+    interval = (mean - half, mean + half)
+    said = f"mean of {len(samples)}, {confidence:.1%} interval [{interval[0]:.4g}, {interval[1]:.4g}]"
+    outcome = _holds(mean >= bound)
+    if whole and interval[0] < bound <= interval[1]:
+        outcome, said = Outcome.INCONCLUSIVE, f"{said}, which contains the bound: more samples"
+    return _compare(quantity, mean, ">=", bound, outcome, said, interval)
 
 
 def missing(quantity: str, predicted: float, reason: str) -> Comparison:

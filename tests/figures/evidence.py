@@ -280,6 +280,37 @@ def few_shot_cost(n):
     return found | {f"{name}_law": law for name, law in laws.items()}
 
 
+def few_shot_assumption(n):
+    task, ridge, N = grid(np.arange(3.0), [0.0, 0.01, 0.1, 1.0], [*np.geomspace(1, 20, n + 1), 100.0])
+    v = np.where(ridge > 0, 1 / np.maximum(ridge, 1e-9), 2.0**N) * (1 + 0.1 * task)
+    bound = np.where(ridge > 0, np.exp(-ridge * N), 0.5)
+    found = {"ridge": ridge, "N": N, "v": v, "v_law": np.where(N < 100, v, np.nan), "bound": bound}
+    found |= {"residual": np.where(ridge > 0, 0.5, 1 + N) * bound}
+    found |= {"d_precision": 1e-7 * N, "d_order": 1e-16 * N}
+    cells = np.stack(grid([0.0, 1.0], [0.0, 1.0], [0.0, 0.1]), -1)
+    contraction = np.tile(np.array([0.99, 1.1, 0.95, 0.98] * 2)[:, None], 3)
+    ratio = 0.9 * contraction[..., None] ** np.arange(n + 1)
+    lower = {"lower_cells": cells, "lower_contraction": contraction, "lower_ratio": ratio}
+    grid_ridge, grid_N = grid([0.0, 0.01, 0.1, 1.0], [1.0, 5.0, 10.0, 20.0])
+    validation = (0.6 + 0.1 * (grid_ridge > 0) - 0.005 * grid_N * (grid_ridge == 0))[:, None] + [0.0, 0.01, 0.03]
+    tested = {"grid_chosen": [(0.1, 10.0), (0.0, 1.0), (0.0, 20.0)], "grid_test": [[0.7, 0.71, 0.72]] * 3}
+    return found | lower | {"grid_ridge": grid_ridge, "grid_N": grid_N, "grid_validation": validation} | tested
+
+
+def few_shot_accuracy(n):
+    t = 50 * np.arange(1, n + 1)
+    names = ("memory_reduced", "itd_bio", "protonet", "anil", "published", "r2d2", "fo_anil", "fomaml", "maml")
+    found = {"recipes": names, "bar_recipe": names[:2], "bar_iterations": [t[-1]] * 2, "bar_least": [0.7, 0.65]}
+    for k, name in enumerate(names):
+        seeds = 3 if k < 4 else 1
+        curve = (0.8 - 0.04 * k) * (1 - 0.7 * np.exp(-t / 100))[:, None] + 0.01 * np.arange(seeds)
+        test = np.stack([0.25 + 0 * curve[:1], curve[-1:]])[:, 0, :, None] + np.linspace(-0.2, 0.2, 20)
+        found |= {f"{name}_iterations": t, f"{name}_validation": curve}
+        found |= {f"{name}_tested": [0, t[-1]], f"{name}_test": test}
+    found |= {"found": ["cifar-fs"], "missing": ["fc100"], "cifar-fs_accuracy": 0.69}
+    return found | {f"cifar-fs_{name}": 0.68 + np.linspace(-0.1, 0.1, 20) for name in ("memory_reduced", "published")}
+
+
 def counterexamples(n):
     K, t, moves = np.arange(1.0, n + 1), np.arange(1.0, n + 1), 8.2 ** np.arange(2 * n + 1)
     index, batch = grid([1.2, 3.0], 16 * 4.0 ** np.arange(n))
@@ -320,6 +351,8 @@ MAKERS = {
         sample_complexity,
         memory,
         few_shot_cost,
+        few_shot_assumption,
+        few_shot_accuracy,
         counterexamples,
     )
 }

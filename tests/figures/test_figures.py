@@ -38,6 +38,8 @@ MEASURED = {
     "stationary_moment": ("moment", "curve", "limit", "sample_square", "path_mean", "path_square"),
     "complexity": ("huber_hit", "counted", "evaluated", "graph_evaluated"),
     "few_shot_cost": ("memory_reduced_seconds", "itd_anew_seconds", "maml_passes"),
+    "few_shot_assumption": ("v", "residual", "d_order", "lower_ratio", "grid_validation", "grid_test"),
+    "few_shot_accuracy": ("memory_reduced_validation", "itd_bio_test"),
     "counterexamples": ("diverging", "quartic", "singular", "heavy_median", "noisy", "mean", "coupled_moves"),
 }
 LAWS = {
@@ -60,6 +62,8 @@ LAWS = {
     "complexity": ("huber_law", "T_eps"),
     "memory": ("law_0", "law_1"),
     "few_shot_cost": ("itd_anew_law", "maml_law", "maml_passes_law"),
+    "few_shot_assumption": ("v_law", "bound", "lower_contraction"),
+    "few_shot_accuracy": ("bar_least",),
     "counterexamples": ("diverging_law", "quartic_law", "singular_law", "heavy_law", "noisy_law", "coupled_moves_law"),
 }
 every_claim = pytest.mark.parametrize("claim", FIGURES)

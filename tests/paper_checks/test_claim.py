@@ -18,6 +18,7 @@ from paper_checks.claim import (
     at_least,
     at_most,
     equal,
+    mean_at_least,
     mean_equals,
     mean_vector_equals,
     missing,
@@ -156,6 +157,20 @@ def test_a_claim_reports_which_cell_it_measures():
     heard = []
     assert list(Setting(report=heard.append).track("ab", "cells")) == ["a", "b"]
     assert heard == ["cells, 1 of 2", "cells, 2 of 2"]
+
+
+def test_a_mean_reaches_its_bound_by_itself_or_with_its_whole_interval():
+    near, far = [0.98, 1.0, 1.08], [1.98, 2.0, 2.02]
+    assert mean_at_least("x", near, 1.0).outcome is HOLDS
+    assert mean_at_least("x", near, 1.0, whole=True).outcome is INCONCLUSIVE
+    assert mean_at_least("x", far, 1.0, whole=True).outcome is HOLDS
+    for whole in (False, True):
+        assert mean_at_least("x", far, 3.0, whole=whole).outcome is VIOLATED
+        assert mean_at_least("x", [math.nan, 2.0], 1.0, whole=whole).outcome is VIOLATED
+    low, high = mean_at_least("x", far, 1.0).interval
+    assert (low + high) / 2 == pytest.approx(2.0)
+    assert high - low == pytest.approx(2 * 4.302653 * 0.02 / math.sqrt(3), rel=1e-6)  # Student's t of 2 degrees
+    assert mean_at_least("x", [2.0], 1.0).interval == (-math.inf, math.inf)
 
 
 def test_what_was_not_measured_is_inconclusive_with_its_reason():
