@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 
 def given(first: str | None, more: Sequence[str]) -> list[int] | None:
@@ -51,7 +51,7 @@ def interval95(values: Sequence[float]) -> tuple[float, float, float | None]:
     if n < 2:
         return mean, 0.0, None
     spread = statistics.stdev(values)
-    return mean, spread, float(student.ppf(0.975, n - 1)) * spread / math.sqrt(n)
+    return mean, spread, float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n)
 
 
 def summary(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
