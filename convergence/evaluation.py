@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from convergence.arguments import integer
 from convergence.oracle import Features, Oracle
 from convergence.training_plan import FewShotProblem
 from problems import Parameters, Tasks
@@ -79,11 +80,11 @@ def measure(
     lower     whether `Evaluation.lower` is wanted
     advance   called with the number of episodes done since the last call
 
-    Raises ValueError on fewer than one episode, and on bn="running" before `FewShot.gather`; TypeError where the method
-    has no `adapt`.
+    Raises ValueError on fewer than one episode, a chunk below one, and bn="running" before `FewShot.gather`; TypeError
+    where the method has no `adapt`.
     """
-    if episodes < 1:
-        raise ValueError(f"expected at least one episode, got {episodes}")
+    integer("episodes", episodes, least=1)
+    integer("chunk", chunk, least=1)
     if not callable(getattr(method, "adapt", None)):
         raise TypeError(f"expected a method with adapt, which solves new tasks, got {type(method).__name__}")
     if isinstance(problem, FewShot) and problem.bn == "running" and problem.moments is None:

@@ -117,11 +117,13 @@ def evaluate(
     Example: python -m convergence evaluate runs/first --episodes 600
     """
     folders = over_seeds.folders(directory)
-    records = [_evaluate_one(folder, episodes, seed, chunk, device, root) for folder in folders or [directory]]
-    if folders:
-        records[0] = over_seeds.summary(dict(zip((folder.name for folder in folders), records, strict=True)))
-        write_atomically(directory / "evaluation.json", _json(records[0]))
-    typer.echo(json.dumps(records[0]))
+    judged = {folder.name: _evaluate_one(folder, episodes, seed, chunk, device, root) for folder in folders}
+    if judged:
+        record = over_seeds.summary(judged)
+        write_atomically(directory / "evaluation.json", _json(record))
+    else:
+        record = _evaluate_one(directory, episodes, seed, chunk, device, root)
+    typer.echo(json.dumps(record))
 
 
 # ---- train

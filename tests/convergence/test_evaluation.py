@@ -91,8 +91,9 @@ def test_no_graph_is_kept():
 
 def test_wrong_arguments_are_named():
     trained = tiny(1)
-    with pytest.raises(ValueError, match="expected at least one episode, got 0"):
-        evaluate(trained, episodes=0)
+    for wrong in ({"episodes": 0}, {"episodes": 2, "chunk": 0}):
+        with pytest.raises(ValueError, match="an integer >= 1, got 0"):
+            evaluate(trained, **wrong)
     with pytest.raises(TypeError, match="expected a method with adapt, which solves new tasks, got object"):
         measure(trained.problem(), object(), trained.phi, episodes=1)
     assert callable(ClosedForm().adapt)
