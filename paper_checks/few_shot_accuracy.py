@@ -205,7 +205,7 @@ def _measured(
         more = {"iterations": iterations, "seed": seed, "device": setting.device, **plan}
         trained = train(recipe, splits, embedding=embedding, start=state, **more)
         state = trained.state
-        tests.append(_tested(trained, setting.pick(100, 600)))
+        tests.append(_tested(setting, trained))
     rows = [row for row in trained.metrics if "validation_accuracy" in row]
     return [row["iteration"] for row in rows], [row["validation_accuracy"] for row in rows], tests
 
@@ -220,8 +220,9 @@ def _recipe(setting: Setting, name: str) -> Recipe:
     return replace(recipe, method=method)
 
 
-def _tested(trained: Trained, episodes: int) -> np.ndarray:
-    return evaluate(trained, episodes=episodes).accuracies.numpy()
+def _tested(setting: Setting, trained: Trained) -> np.ndarray:
+    """Accuracy of each test episode."""
+    return evaluate(trained, episodes=setting.pick(100, 600)).accuracies.numpy()
 
 
 # ---- the benchmarks
@@ -255,4 +256,4 @@ def _benchmark(setting: Setting, name: str, recipe: str, splits: Splits) -> np.n
         watch=lambda row: setting.report(f"{name}, {recipe}, iteration {row['iteration']}"),
         **PROTOCOL,
     )
-    return _tested(trained, 600)
+    return _tested(setting, trained)
