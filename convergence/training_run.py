@@ -158,11 +158,14 @@ class Run:
     # ---- its state
 
     def state(self) -> dict[str, Any]:
-        """phi, the best phi, optimiser, schedule, oracle calls, metrics, seconds: tensors and plain values."""
+        """phi, the best phi, optimiser, schedule, oracle calls, metrics, seconds: tensors and plain values.
+
+        The optimiser's tensors change with the next iteration.
+        """
         return {
             "phi": self._copy_of_phi(),
             "best": dict(self.best),
-            "optimizer": copy.deepcopy(self.optimised.optimizer.state_dict()),
+            "optimizer": self.optimised.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "calls": dict(self.oracle.calls),
             "metrics": [dict(row) for row in self.metrics],
@@ -170,7 +173,7 @@ class Run:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from this state. Raises ValueError where it is of another network."""
+        """Go on from this state, which is left as it is. Raises ValueError where it is of another network."""
         for name in ("phi", "best"):
             check_shapes(state[name], self.phi)
         with torch.no_grad():

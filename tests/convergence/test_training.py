@@ -81,21 +81,19 @@ def test_the_metrics_name_all_that_was_promised():
     assert first["seconds"] <= second["seconds"] <= third["seconds"]
 
 
-def test_the_loss_is_the_mean_upper_objective_where_the_lower_level_ended():
-    start = tiny(0)
-    found = tiny(1).metrics[0]["loss"]
-    problem = start.problem("train", seed=0)
-
-    own = start.plan.episodes(tiny_splits(), "train")
-    problem = start.plan.problem(RECIPE, own, NETWORK)
-    tasks, oracle = problem.sample(2, generator(0, "tasks", 0)), Oracle(problem)
-    z = oracle.features(start.phi, tasks)
-    theta = RECIPE.method.adapt(oracle, z, start.phi, tasks)
+@pytest.mark.parametrize(("done", "seed"), [(0, 0), (1, 0), (2, 0), (0, 1)])
+def test_the_loss_is_the_mean_upper_objective_on_the_tasks_of_the_iteration(done, seed):
+    before = tiny(done, seed=seed, validate_every=None)
+    found = tiny(done + 1, seed=seed).metrics[-1]["loss"]
+    problem = before.plan.problem(RECIPE, before.plan.episodes(tiny_splits(), "train"), NETWORK)
+    tasks, oracle = problem.sample(2, generator(seed, "tasks", done)), Oracle(problem)
+    z = oracle.features(before.phi, tasks)
+    theta = RECIPE.method.adapt(oracle, z, before.phi, tasks)
     assert found == pytest.approx(problem.upper(z.value, theta, tasks).mean().item(), rel=1e-5)
 
 
-def test_the_best_iterate_is_chosen_by_validation_and_evaluated(monkeypatch):
-    accuracies = iter([0.5, 0.7, 0.6])
+def test_the_first_best_iterate_on_validation_is_kept_and_evaluated(monkeypatch):
+    accuracies = iter([0.5, 0.7, 0.7, 0.6])
     seen = []
 
     def scripted(problem, method, phi, **options):
@@ -103,7 +101,7 @@ def test_the_best_iterate_is_chosen_by_validation_and_evaluated(monkeypatch):
         return Evaluation(accuracies=torch.full((3,), next(accuracies)), split="validation", seed=0)
 
     monkeypatch.setattr(training_run, "measure", scripted)
-    trained = tiny(3, validate_every=1)
+    trained = tiny(4, validate_every=1)
     assert trained.validated["iteration"] == 2
     assert same_tensors(trained.phi, seen[1])
     assert not same_tensors(trained.state["phi"], seen[1])
