@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from convergence import Oracle
 from convergence.evaluation import Evaluation, measure, ready
 from convergence.methods import ClosedForm
 from convergence.recipes import RECIPES
@@ -73,11 +74,27 @@ def test_running_statistics_are_gathered_over_training_episodes_that_no_seed_cha
     assert ready(tiny(1).problem(), trained.phi, training).bn == "task"
 
 
+def one_ratio(trained, index):
+    """|grad g| after the lower steps over that before, by automatic differentiation."""
+    problem = trained.problem()
+    tasks, oracle = problem.episodes.draw([index]), Oracle(problem)
+    z = oracle.features(trained.phi, tasks)
+    norms = []
+    for theta in (problem.theta0(trained.phi, tasks), trained.recipe.method.adapt(oracle, z, trained.phi, tasks)):
+        point = theta.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(problem.lower(z.value, point, tasks).sum(), point)
+        norms.append(gradient.norm().item())
+    return norms[1] / norms[0]
+
+
 def test_the_lower_level_is_reported():
     lower = evaluate(tiny(1, RECIPE.varied(lower_steps=50)), episodes=3).lower
     assert lower["gradient_ratio"] < 1e-2
     assert lower["mu"] == pytest.approx(0.1)
     assert lower["L"] > lower["mu"]
+    trained = tiny(1, RECIPE.varied(lower_steps=2))
+    ratios = [one_ratio(trained, index) for index in range(5)]
+    assert evaluate(trained, episodes=5).lower["gradient_ratio"] == pytest.approx(sorted(ratios)[2], rel=1e-4)
     untouched = evaluate(tiny(1, RECIPE.varied(lower_steps=0)), episodes=3).lower
     assert untouched["gradient_ratio"] == 1
     assert "mu" not in evaluate(tiny(1, RECIPES["maml"]), episodes=2).lower
