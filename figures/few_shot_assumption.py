@@ -12,7 +12,7 @@ from figures.style import BLACK, BLUE, CYCLE, ORANGE, VERMILION, Array, Evidence
 _COLOURS = {0.0: (VERMILION, "v"), **dict(zip((0.01, 0.1, 1.0), (CYCLE[0], CYCLE[1], CYCLE[2]), strict=True))}
 _COMPARED = (("precision", "o", "float32"), ("order", "x", "other order"))
 _FLOOR = 1e-16  # below it lies no difference of two float64 numbers
-_CHOSEN = ("chosen", "chosen, no ridge", "no ridge, $N = 20$")
+_CHANCE = 20.0  # per cent
 
 
 @paper_style()
@@ -87,12 +87,12 @@ def _differences(axes: Axes, evidence: Evidence) -> None:
 def _lower_steps(axes: Axes, evidence: Evidence) -> None:
     """With the scales of batch norm at 1, the larger ones."""
     columns = (evidence[f"lower_{name}"] for name in ("cells", "ratio", "contraction"))
-    for (unit_scales, shifted, alpha), ratio, contraction in zip(*columns, strict=True):
+    for (unit_scales, centred, alpha), ratio, contraction in zip(*columns, strict=True):
         if not unit_scales:
             continue
-        colour = BLUE if shifted else ORANGE
-        step = f"{alpha:g}" if alpha else r"$2/(L+\mu)$"
-        label = f"{'shifted' if shifted else 'as they are'}, {step}"
+        colour = BLUE if centred else ORANGE
+        step = f"{alpha:g}" if alpha else r"2/(L+\mu)"
+        label = rf"{'centred' if centred else 'as they are'}, $\alpha = {step}$"
         k = np.arange(ratio.shape[-1])
         measured(axes, k, np.median(ratio, axis=0), Series(colour, "x" if alpha else "o", label))
         if not alpha:
@@ -106,17 +106,22 @@ def _validation(axes: Axes, evidence: Evidence) -> None:
         series, N, accuracy = _series(ridge), evidence["grid_N"][own], 100 * evidence["grid_validation"][own]
         measured(axes, N, np.median(accuracy, axis=1), series)
         band(axes, N, accuracy, series.colour)
-    level(axes, 20.0)
+    level(axes, _CHANCE)
     describe(axes, x="CG steps $N$", y="accuracy on validation (%)", counts="x")
     legend(axes, dashed("chance"), columns=3)
 
 
 def _tests(axes: Axes, evidence: Evidence) -> None:
-    """One marker a seed."""
-    for place, (ridge, N) in enumerate(evidence["grid_chosen"]):
+    """Of the best cell, the best without a ridge, and the published one: a marker for each seed."""
+    chosen = evidence["grid_chosen"]
+    for place, (ridge, _) in enumerate(chosen):
         accuracy = 100 * evidence["grid_test"][place]
-        label = f"{_CHOSEN[place]}: {_series(ridge).label}, {N:.0f}" if place < 2 else _CHOSEN[place]
-        measured(axes, np.full(len(accuracy), place), accuracy, Series((BLUE, ORANGE, VERMILION)[place], "o", label))
-    level(axes, 20.0)
-    describe(axes, x="chosen cell", y="accuracy on test (%)", counts="x")
-    legend(axes, dashed("chance"), columns=1)
+        series = _series(ridge)._replace(label="each seed" if place == 0 else "")
+        measured(axes, np.full(len(accuracy), place), accuracy, series)
+    axes.set_xlim(-0.5, len(chosen) - 0.5)
+    predicted(axes, axes.get_xlim(), (_CHANCE, _CHANCE))
+    describe(axes, x="chosen by validation; published", y="accuracy on test (%)")
+    N = [f"$N = {count:.0f}$" for count in chosen[:, 1]]
+    names = [f"best:\n{_series(chosen[0, 0]).label}, {N[0]}", f"best without:\n{N[1]}", f"published:\n{N[2]}"]
+    axes.set_xticks(range(len(chosen)), names)
+    legend(axes, dashed("chance"), columns=2)

@@ -6,7 +6,7 @@ Statement.
     no solution. |v_N| then grows with the CG steps N as long as the arithmetic lasts, and d is not reproducible. With a
     ridge the solve converges at the rate of CG, and d is reproducible to rounding.
 Hypotheses.
-    Softmax heads, 5-way 5-shot, on features of Conv4 at its start, shifted by their mean within each task unless said
+    Softmax heads, 5-way 5-shot, on features of Conv4 at its start, centred within each task unless it is said
     otherwise; theta after K = 20 steps of 2 / (L_i + mu).
 Predicted.
     (a) The solve. With a ridge |b - H v_N| <= sqrt(kappa) chi_N |b|, kappa = L / mu by `curvature`. Without one
@@ -19,7 +19,7 @@ Predicted.
     and by two orders of summation in float64, differs without a ridge at least 1000 times more than with ridge 0.1.
     (c) The lower steps. All eigenvalues of H lie within [mu, L]; a step of size alpha shrinks the gradient by
     varrho = max |1 - alpha lambda| at least, lambda over [mu, L] (the Hessian averaged along the step is within these
-    limits too). To shift the features by their mean does not raise L; how far it lowers it is measured, and that
+    limits too). Centring the features does not raise L; how far it lowers it is measured, and that
     alpha = 0.1 exceeds 2 / L where it is not done and the scales of batch norm start at 1.
     (d) Accuracy (paper scale). Of ridges 0, 0.01, 0.1, 1 with N = 1, 5, 10, 20, each trained on three seeds, those
     selected on validation episodes are better on test episodes than no ridge with N = 20.
@@ -147,9 +147,9 @@ def _rounding(e: Evidence, unit: float = np.finfo(float).eps) -> np.ndarray:
 
 def _judge_lower_steps(e: Evidence) -> list[Comparison]:
     cells = [
-        f"scales {('drawn', '1')[int(unit)]}, features {('as they are', 'shifted')[int(shifted)]}, "
+        f"scales {('drawn', '1')[int(unit)]}, features {('as they are', 'centred')[int(centred)]}, "
         f"step {f'{alpha:g}' if alpha else '2 / (L + mu)'}"
-        for unit, shifted, alpha in e["lower_cells"]
+        for unit, centred, alpha in e["lower_cells"]
     ]
     steps = np.arange(1, e["lower_ratio"].shape[-1])
     bound = e["lower_contraction"][..., None] ** steps
@@ -159,7 +159,7 @@ def _judge_lower_steps(e: Evidence) -> list[Comparison]:
         at_most("lower steps: |grad g| / bound", ratio, tiny, cells=cells),
         at_most("largest eigenvalue of H / L", (e["lower_largest"] / e["lower_L"]).max(axis=1), tiny, cells=cells),
         at_least("smallest eigenvalue of H / mu", (e["lower_smallest"] / e["lower_mu"]).min(axis=1), 1 - 1e-9),
-        at_most("L with the features shifted / as they are", e["lower_shift"], tiny),
+        at_most("L with the features centred / as they are", e["lower_L_ratio"], tiny),
     ]
 
 
@@ -287,5 +287,5 @@ def _lower_steps(setting: Setting, head: MakeHead) -> Evidence:
                 found["largest"].append([each[-1] for each in values])
                 found["smallest"].append([each[0] for each in values])
     columns = {f"lower_{name}": np.array(column, float) for name, column in found.items()}
-    L = columns["lower_L"].reshape(2, 2, 2, -1)[:, :, 0]  # scales, shifted or not, step
-    return columns | {"lower_cells": np.array(cells, float), "lower_shift": (L[:, 1] / L[:, 0]).ravel()}
+    L = columns["lower_L"].reshape(2, 2, 2, -1)[:, :, 0]  # scales, centred or not, step
+    return columns | {"lower_cells": np.array(cells, float), "lower_L_ratio": (L[:, 1] / L[:, 0]).ravel()}
