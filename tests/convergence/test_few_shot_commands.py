@@ -181,7 +181,8 @@ GUIDE = (Path(__file__).parents[2] / "docs" / "few_shot.md").read_text()
 
 def test_every_option_in_the_guide_exists(call):
     helps = "".join(call(name, "--help")[1] for name in ("train", "evaluate"))
-    named = set(re.findall(r"--[a-z][a-z-]+", GUIDE)) - {"--help"}
+    ours = "\n".join(line for line in GUIDE.splitlines() if "paper_checks" not in line)
+    named = set(re.findall(r"--[a-z][a-z-]+", ours)) - {"--help"}
     assert len(named) > 15
     assert [option for option in named if option not in helps] == []
 
