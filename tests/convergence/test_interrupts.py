@@ -1,0 +1,32 @@
+"""The first signal is a wish, the second one is obeyed, and afterwards all is as it was."""
+
+import os
+import signal
+
+import pytest
+
+from convergence.interrupts import Interrupts
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_is_noted_and_the_handler_before_it_is_back(number):
+    received = []
+    before = signal.signal(number, lambda *arguments: received.append(arguments[0]))
+    try:
+        with Interrupts() as interrupts:
+            assert interrupts.received is None
+            os.kill(os.getpid(), number)
+            assert interrupts.received is number
+            assert received == []
+            os.kill(os.getpid(), number)
+            assert received == [number]
+    finally:
+        signal.signal(number, before)
+
+
+def test_without_a_signal_the_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with Interrupts() as interrupts:
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+    assert interrupts.received is None
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
