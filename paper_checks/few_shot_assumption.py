@@ -37,6 +37,7 @@ Source.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -258,34 +259,35 @@ def _features(setting: Setting, seed: int, *, centred: bool = True, unit_scales:
 
 def _lower_steps(setting: Setting, head: MakeHead) -> Evidence:
     """|grad g| along the lower steps, the curvature and the eigenvalues of H: (cells, tasks); alpha 0: 2 / (L + mu)."""
-    found: dict[str, list[object]] = {name: [] for name in ("ratio", "contraction", "L", "mu", "largest", "smallest")}
-    cells = []
-    for unit_scales in (False, True):
-        for centred in (False, True):
-            given = _features(setting, setting.seed, centred=centred, unit_scales=unit_scales)
-            problem = OnFeatures(given.problem.episodes, embedding=given.problem.embedding, head=head(ridge=RIDGE))
-            oracle = Oracle(problem)
-            z = oracle.features(given.features, given.tasks)
-            mu, L = (x.cpu().numpy() for x in oracle.curvature(z, given.tasks))
-            for alpha in (None, 0.1):
-                thetas = [
-                    setting.method(lower_steps=k, lower_step_size=alpha, cg_steps=1).adapt(
-                        oracle, z, given.features, given.tasks
-                    )
-                    for k in range(LOWER_STEPS + 1)
-                ]
-                gradients = [
-                    oracle.lower_gradient(z, theta, given.tasks).norm(dim=-1).cpu().numpy() for theta in thetas
-                ]
-                values = [_system(given, theta, i, RIDGE)[0] for i, theta in enumerate(thetas[-1].cpu().numpy())]
-                size = 2 / (L + mu) if alpha is None else alpha
-                cells.append((unit_scales, centred, alpha or 0.0))
-                found["ratio"].append(np.stack(gradients, -1) / gradients[0][:, None])
-                found["contraction"].append(np.maximum(np.abs(1 - size * mu), np.abs(1 - size * L)))
-                found["L"].append(L)
-                found["mu"].append(mu)
-                found["largest"].append([each[-1] for each in values])
-                found["smallest"].append([each[0] for each in values])
-    columns = {f"lower_{name}": np.array(column, float) for name, column in found.items()}
+    cells = list(product((False, True), (False, True), (None, 0.1)))
+    rows = [_descent(setting, head, *cell) for cell in setting.track(cells, "lower steps")]
+    columns = {f"lower_{name}": np.array([row[name] for row in rows], float) for name in rows[0]}
     L = columns["lower_L"].reshape(2, 2, 2, -1)[:, :, 0]  # scales, centred or not, step
-    return columns | {"lower_cells": np.array(cells, float), "lower_L_ratio": (L[:, 1] / L[:, 0]).ravel()}
+    numbers = np.array([(unit_scales, centred, alpha or 0) for unit_scales, centred, alpha in cells], float)
+    return columns | {"lower_cells": numbers, "lower_L_ratio": (L[:, 1] / L[:, 0]).ravel()}
+
+
+def _descent(
+    setting: Setting, head: MakeHead, unit_scales: bool, centred: bool, alpha: float | None
+) -> dict[str, np.ndarray]:
+    """What `_lower_steps` gathers of one cell, one row a task."""
+    given = _features(setting, setting.seed, centred=centred, unit_scales=unit_scales)
+    problem = OnFeatures(given.problem.episodes, embedding=given.problem.embedding, head=head(ridge=RIDGE))
+    oracle = Oracle(problem)
+    z = oracle.features(given.features, given.tasks)
+    lengths = []
+    for k in range(LOWER_STEPS + 1):
+        method = setting.method(lower_steps=k, lower_step_size=alpha, cg_steps=1)
+        theta = method.adapt(oracle, z, given.features, given.tasks)
+        lengths.append(oracle.lower_gradient(z, theta, given.tasks).norm(dim=-1).cpu().numpy())
+    ends = np.array([_system(given, end, i, RIDGE)[0][[0, -1]] for i, end in enumerate(theta.cpu().numpy())])
+    mu, L = (x.cpu().numpy() for x in oracle.curvature(z, given.tasks))
+    step = 2 / (L + mu) if alpha is None else alpha
+    return {
+        "ratio": np.stack(lengths, -1) / lengths[0][:, None],
+        "contraction": np.maximum(np.abs(1 - step * mu), np.abs(1 - step * L)),
+        "mu": mu,
+        "L": L,
+        "smallest": ends[:, 0],
+        "largest": ends[:, 1],
+    }
