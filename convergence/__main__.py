@@ -12,11 +12,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from convergence import Method, Result, command_line, few_shot_commands, run
+from convergence import Method, Result, command_line, run
 from convergence.arguments import integer
 from convergence.catalogue import METHODS
 from convergence.command_line import named
 from convergence.files import write_atomically
+from convergence.training import commands
 from problems import PROBLEMS, Problem
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich", no_args_is_help=True)
@@ -90,8 +91,8 @@ def solve(
 
 
 _SEVERAL_SEEDS = {"allow_extra_args": True}  # --seeds 0 1 2: the option takes one, the rest are left over
-app.command(epilog=few_shot_commands.TRAIN_HELP, context_settings=_SEVERAL_SEEDS)(few_shot_commands.train)
-app.command()(few_shot_commands.evaluate)
+app.command(epilog=commands.TRAIN_HELP, context_settings=_SEVERAL_SEEDS)(commands.train)
+app.command()(commands.evaluate)
 
 
 def _method(name: str, common: dict[str, Any], special: dict[str, tuple[str, Any, Any]]) -> Method:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from convergence import checkpoints
+from convergence.training import checkpoints
 
 CONFIG = {"plan": {"batch": 4, "patience": None}, "labels": {}}
 STATE = {

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from convergence import checkpoints
 from convergence.files import write_atomically
 from convergence.recipes import Recipe
-from convergence.training_plan import Plan
+from convergence.training import checkpoints
+from convergence.training.plan import Plan
 from problems.few_shot import Embedding, ImageSet, Splits
 
 PACKAGE = "memory-reduced-meta-learning"

@@ -7,9 +7,9 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 
 from convergence.recipes import RECIPES
-from convergence.training_plan import OPTIMIZERS, Plan
+from convergence.training.plan import OPTIMIZERS, Plan
 from problems.few_shot import Augmentation
-from tests.convergence.few_shot import tiny_splits
+from tests.convergence.training.small import tiny_splits
 
 
 @pytest.mark.parametrize("augmentation", [None, Augmentation(rotate_classes=True, crop=2)])

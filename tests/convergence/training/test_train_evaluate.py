@@ -12,16 +12,17 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from convergence import Oracle, checkpoints, training_run
-from convergence.evaluation import Evaluation
+from convergence import Oracle
 from convergence.methods import ClosedForm
 from convergence.recipes import RECIPES
 from convergence.status import Status
 from convergence.streams import generator
-from convergence.training import TrainingFailed, evaluate, load, train
+from convergence.training import TrainingFailed, checkpoints, evaluate, load, train
+from convergence.training import run as training_run
+from convergence.training.evaluation import Evaluation
 from problems.few_shot import Augmentation, Conv4, PrototypeHead
 from problems.few_shot.glyphs import glyphs
-from tests.convergence.few_shot import (
+from tests.convergence.training.small import (
     NETWORK,
     PLAN,
     RECIPE,

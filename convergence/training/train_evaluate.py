@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convergence.evaluation import Evaluation, measure, ready
 from convergence.recipes import Recipe
-from convergence.run_folder import RunFolder, described_run
 from convergence.streams import generator
-from convergence.training_plan import FewShotProblem, Plan
-from convergence.training_run import Row, Run, TrainingFailed, check_shapes, end_of
+from convergence.training.evaluation import Evaluation, measure, ready
+from convergence.training.plan import FewShotProblem, Plan
+from convergence.training.run import Row, Run, check_shapes, end_of
+from convergence.training.run_folder import RunFolder, described_run
 from problems import Parameters
 from problems.few_shot import Embedding, Splits
-
-__all__ = ["Evaluation", "Plan", "Trained", "TrainingFailed", "evaluate", "load", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 
 import convergence.__main__ as command
-from convergence import checkpoints
-from convergence.few_shot_commands import TRAIN_HELP
-from convergence.few_shot_data import NAMES
 from convergence.recipes import RECIPES
 from convergence.status import Status
-from convergence.training import TrainingFailed
+from convergence.training import TrainingFailed, checkpoints
+from convergence.training.commands import TRAIN_HELP
+from convergence.training.data import NAMES
 from problems.few_shot import EpisodeList, glyphs
-from tests.convergence.few_shot import run_command, started, tiny_splits, without_seconds, write_tiny
+from tests.convergence.training.small import run_command, started, tiny_splits, without_seconds, write_tiny
 
 SIZES = ("--way", 3, "--shot", 1, "--queries", 1, "--evaluation-queries", 2, "--channels", 2, "--batch", 2)
 STEPS = ("--lower-steps", 3, "--cg-steps", 2)
@@ -126,7 +125,7 @@ def test_a_breakdown_ends_with_1_and_advice(call, data, tmp_path, monkeypatch):
     def fails(*arguments, **options):
         raise TrainingFailed(Status.BREAKDOWN, 7)
 
-    monkeypatch.setattr("convergence.few_shot_commands.train_run", fails)
+    monkeypatch.setattr("convergence.training.commands.train_run", fails)
     code, _, shown = call("train", *data, *TINY, "--out", tmp_path / "run")
     assert code == 1
     assert "BREAKDOWN in iteration 7" in shown
@@ -176,7 +175,7 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_is_intact(call, data, tmp_pa
 
 # ---- the guide
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "few_shot.md").read_text()
+GUIDE = (Path(__file__).parents[3] / "docs" / "few_shot.md").read_text()
 
 
 def test_every_option_in_the_guide_exists(call):

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from convergence.chunks import Direction, direction_in_chunks
-from convergence.evaluation import Evaluation, measure, ready
 from convergence.memory import peak_bytes
 from convergence.optimisers import Optimised
 from convergence.oracle import Oracle
 from convergence.recipes import Recipe
 from convergence.status import Status
 from convergence.streams import generator
-from convergence.training_plan import DTYPES, Plan
+from convergence.training.evaluation import Evaluation, measure, ready
+from convergence.training.plan import DTYPES, Plan
 from convergence.trees import tensors_of
 from problems import Parameters
 from problems.few_shot import Embedding, Splits

@@ -2,9 +2,9 @@
 
 import pytest
 
-from convergence.few_shot_data import NAMES, images
+from convergence.training.data import NAMES, images
 from problems.few_shot.cache import VARIABLE
-from tests.convergence.few_shot import tiny_splits, write_tiny
+from tests.convergence.training.small import tiny_splits, write_tiny
 
 
 def test_files_are_read_from_the_folder_given(tmp_path):

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from convergence import few_shot_data
 from convergence.command_line import named
 from convergence.linear_solvers import ConjugateGradient, Direct
 from convergence.recipes import RECIPES, Recipe
+from convergence.training import data as data_sets
 from problems.few_shot import EMBEDDINGS, Conv4, Embedding, ResNet12, Splits
 
 
@@ -17,7 +17,7 @@ from problems.few_shot import EMBEDDINGS, Conv4, Embedding, ResNet12, Splits
 class Asked:
     """What to train, where None leaves a thing as the recipe or the data set has it.
 
-    data, root, size, classes, images_per_class   as `few_shot_data.images` takes them
+    data, root, size, classes, images_per_class   as `data_sets.images` takes them
     method                       of `RECIPES`
     embedding, channels          "conv4" or "resnet12", with so many channels (of ResNet12 in its first block)
     lower_steps, lower_step_size, cg_steps, direct, low_memory   changes of the method
@@ -53,7 +53,7 @@ class Asked:
 
     def splits(self) -> Splits:
         """The images."""
-        return few_shot_data.images(
+        return data_sets.images(
             self.data, root=self.root, size=self.size, classes=self.classes, images_per_class=self.images_per_class
         )
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from convergence.asked import Asked
 from convergence.linear_solvers import ConjugateGradient, Direct
 from convergence.recipes import RECIPES
+from convergence.training.asked import Asked
 from problems.few_shot import Conv4, ResNet12
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from convergence.arguments import integer
 from convergence.oracle import Features, Oracle
-from convergence.training_plan import FewShotProblem
+from convergence.training.plan import FewShotProblem
 from problems import Parameters, Tasks
 from problems.few_shot import Episodes, FewShot
 

@@ -76,7 +76,7 @@ def assert_same_run(left: Trained, right: Trained) -> None:
 def started(target: Callable[..., None], *arguments: object) -> multiprocessing.process.BaseProcess:
     """A process forked from one that has torch imported already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "torch._dynamo", "tests.convergence.few_shot"])
+    context.set_forkserver_preload(["pytest", "torch._dynamo", "tests.convergence.training.small"])
     process = context.Process(target=target, args=arguments)
     process.start()
     return process

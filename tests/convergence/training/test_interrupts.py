@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from convergence.interrupts import Interrupts
+from convergence.training.interrupts import Interrupts
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from convergence import Oracle
-from convergence.evaluation import Evaluation, measure, ready
 from convergence.methods import ClosedForm
 from convergence.recipes import RECIPES
 from convergence.training import evaluate
+from convergence.training.evaluation import Evaluation, measure, ready
 from problems.few_shot import EpisodeList
-from tests.convergence.few_shot import RECIPE, tiny, tiny_splits
+from tests.convergence.training.small import RECIPE, tiny, tiny_splits
 
 
 def test_mean_and_interval():

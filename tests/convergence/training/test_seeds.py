@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 from scipy.stats import t
 
-from convergence.seeds import folders, given, interval95, summary, table
+from convergence.training.seeds import folders, given, interval95, summary, table
 
 
 @pytest.mark.parametrize(

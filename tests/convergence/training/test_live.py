@@ -1,6 +1,6 @@
 """What is seen of a run: a line a validation anywhere, a bar on a terminal as well."""
 
-from convergence.live import live
+from convergence.training.live import live
 
 ROWS = (
     {"iteration": 1, "loss": 1.5, "seconds": 0.5, "peak_bytes": 3 * 2**20},

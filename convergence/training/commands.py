@@ -15,18 +15,18 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from convergence import seeds as over_seeds
-from convergence.asked import Asked
-from convergence.few_shot_data import NAMES, WITHIN_GROUPS
 from convergence.files import write_atomically
-from convergence.interrupts import Interrupts
-from convergence.live import live
 from convergence.recipes import RECIPES
-from convergence.run_folder import RunFolder
 from convergence.training import Evaluation, Plan, Trained, TrainingFailed, load
 from convergence.training import evaluate as evaluate_trained
+from convergence.training import seeds as over_seeds
 from convergence.training import train as train_run
-from convergence.training_plan import DTYPES, OPTIMIZERS, SCHEDULES
+from convergence.training.asked import Asked
+from convergence.training.data import NAMES, WITHIN_GROUPS
+from convergence.training.interrupts import Interrupts
+from convergence.training.live import live
+from convergence.training.plan import DTYPES, OPTIMIZERS, SCHEDULES
+from convergence.training.run_folder import RunFolder
 from problems.few_shot import EMBEDDINGS, SEMANTICS, Augmentation
 
 TRAIN_HELP = (

@@ -8,11 +8,11 @@ import pytest
 
 from convergence.linear_solvers import Direct
 from convergence.recipes import RECIPES
-from convergence.run_folder import described, described_run, fingerprint
 from convergence.training import load, train
-from convergence.training_plan import Plan
+from convergence.training.plan import Plan
+from convergence.training.run_folder import described, described_run, fingerprint
 from problems.few_shot import Augmentation, Conv4, ResNet12
-from tests.convergence.few_shot import NETWORK, PLAN, RECIPE, tiny, tiny_splits
+from tests.convergence.training.small import NETWORK, PLAN, RECIPE, tiny, tiny_splits
 
 
 def test_a_description_is_json_and_tells_recipes_apart():
