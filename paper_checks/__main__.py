@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 from typer.core import TyperGroup
 
 from convergence import command_line, resolve_device
@@ -77,7 +78,7 @@ def run(
     scale: Annotated[Scale, typer.Option(help="smoke: minutes; paper: more seeds, longer horizons.")] = Scale.smoke,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of every instance and task stream.")] = 0,
-    threads: Annotated[int, typer.Option(help="Of torch on a CPU; small tensors gain nothing from more.")] = 1,
+    threads: Annotated[int, typer.Option(help="Of torch and of numpy on a CPU; small arrays gain nothing from more.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for verdicts.json, report.html, figures, evidence.")] = Path(
         "verdicts"
     ),
@@ -88,7 +89,7 @@ def run(
     """
     claims = [named(CLAIMS, name, "claim") for name in dict.fromkeys(names or CLAIMS)]
     resolve_device(device)
-    torch.set_num_threads(integer("--threads", threads, least=1))
+    _use_threads(integer("--threads", threads, least=1))
     integer("--seed", seed, least=0)
     setting = Setting(scale=scale.value, seed=seed, device=device)
     output = Output(out)
@@ -115,6 +116,12 @@ def run(
     raise typer.Exit(EXIT_CODES[worst(verdict.outcome for verdict in verdicts)])
 
 
+def _use_threads(count: int) -> None:
+    """Of torch, and of numpy's linear algebra: two of its threads on a busy machine wait for each other."""
+    torch.set_num_threads(count)
+    threadpool_limits(count)
+
+
 @app.command(epilog="Exit status: 0 no bound is exceeded, 1 one is, 2 wrong usage.")
 def falsify(
     claim: Annotated[str, typer.Argument(metavar="CLAIM", help="A claim that states a bound.")],
@@ -130,7 +137,7 @@ def falsify(
     Examples: python -m paper_checks falsify cg_rate --budget 20 | ... falsify cg_rate --replay worst/cg_rate.json
     """
     bounds = named(BOUNDS, claim, "claim with a bound")
-    torch.set_num_threads(1)
+    _use_threads(1)
     integer("--seed", seed, least=0)
     if not budget > 0:
         raise ValueError(f"expected --budget a number of seconds > 0, got {budget}")
