@@ -99,7 +99,7 @@ _ANIL = Recipe(
 RECIPES: dict[str, Recipe] = {
     "memory_reduced": Recipe(
         method=MemoryReduced(lower_steps=20, cg_steps=10, warm_start=False),
-        head=_softmax(ridge=0.1),
+        head=_softmax(ridge=1.0),
         centred=True,
         source="Yang, Ma, Yu, AAAI 2025, Algorithm 1, with a ridge, lower steps of 2 / (L_i + mu)",
     ),

@@ -78,7 +78,9 @@ def run(
     scale: Annotated[Scale, typer.Option(help="smoke: minutes; paper: more seeds, longer horizons.")] = Scale.smoke,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of every instance and task stream.")] = 0,
-    threads: Annotated[int, typer.Option(help="Of torch and of numpy on a CPU; small arrays gain nothing from more.")] = 1,
+    threads: Annotated[
+        int, typer.Option(help="Of torch and of numpy on a CPU; small arrays gain nothing from more.")
+    ] = 1,
     out: Annotated[Path, typer.Option(help="Folder for verdicts.json, report.html, figures, evidence.")] = Path(
         "verdicts"
     ),

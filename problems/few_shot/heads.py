@@ -111,7 +111,7 @@ class SoftmaxHead(Head):
     """
 
     way: int = 5
-    ridge: float = 0.1
+    ridge: float = 1.0
     lasso: float = 0.0
     learned_start: bool = False
 

@@ -184,7 +184,7 @@ def test_the_settings_are_those_of_the_sources():
     }
     heads = {name: recipe.head(5) for name, recipe in RECIPES.items() if recipe.head is not None}
     assert heads == {
-        "memory_reduced": SoftmaxHead(way=5, ridge=0.1),
+        "memory_reduced": SoftmaxHead(way=5, ridge=1.0),
         "published": SoftmaxHead(way=5, ridge=0.0),
         "itd_bio": SoftmaxHead(way=5, ridge=0.0, lasso=1e-4),
         "anil": SoftmaxHead(way=5, ridge=0.0, learned_start=True),
