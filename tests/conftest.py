@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from threadpoolctl import threadpool_limits
 
 # No deadline, no health check of time: the machine is shared, and no test may depend on its speed.
 settings.register_profile("local", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
@@ -14,6 +15,7 @@ settings.register_profile("ci", settings.get_profile("local"), derandomize=True,
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 torch.set_num_threads(1)  # pytest -n 2 on two cores
+threadpool_limits(1)  # numpy's linear algebra as well
 
 
 def pytest_configure(config: pytest.Config) -> None:
