@@ -81,8 +81,8 @@ def _glyphs(evidence: Evidence) -> Iterator[Row]:
 
 def _benchmarks(evidence: Evidence) -> Iterator[Row]:
     for data in map(str, evidence.get("found", np.array([], str))):
-        for name in ("memory_reduced", "published"):
-            reference = 100 * float(evidence[f"{data}_accuracy"])
+        for name in ("memory_reduced", "published", "itd_bio", "anil", "maml"):
+            reference = 100 * float(evidence[f"{data}_{name}_reported"])
             yield Row(f"{DATA_SETS[data]}, {_short(name)}", 100 * evidence[f"{data}_{name}"], reference, RECIPES[name])
 
 

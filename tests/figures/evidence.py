@@ -307,8 +307,10 @@ def few_shot_accuracy(n):
         test = np.stack([0.25 + 0 * curve[:1], curve[-1:]])[:, 0, :, None] + np.linspace(-0.2, 0.2, 20)
         found |= {f"{name}_iterations": t, f"{name}_validation": curve}
         found |= {f"{name}_tested": [0, t[-1]], f"{name}_test": test}
-    found |= {"found": ["cifar-fs"], "missing": ["fc100"], "cifar-fs_accuracy": 0.69}
-    return found | {f"cifar-fs_{name}": 0.68 + np.linspace(-0.1, 0.1, 20) for name in ("memory_reduced", "published")}
+    found |= {"found": ["cifar-fs"], "missing": ["fc100"]}
+    for name in ("memory_reduced", "published", "itd_bio", "anil", "maml"):
+        found |= {f"cifar-fs_{name}": 0.68 + np.linspace(-0.1, 0.1, 20), f"cifar-fs_{name}_reported": 0.69}
+    return found
 
 
 def counterexamples(n):

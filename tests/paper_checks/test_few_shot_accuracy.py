@@ -33,7 +33,7 @@ def test_a_data_set_that_is_there_is_measured_and_the_others_are_named(data):
     evidence = claim._benchmarks(Setting(report=said.append))
     assert evidence["found"].tolist() == ["fc100"]
     assert evidence["missing"].tolist() == ["cifar-fs", "mini-imagenet", "tiered-imagenet"]
-    for recipe in ("memory_reduced", "published"):
+    for recipe in ("memory_reduced", "published", "itd_bio", "anil", "maml"):
         accuracies = evidence[f"fc100_{recipe}"]
         assert len(accuracies) == 100
         assert 0.15 < accuracies.mean() < 0.25  # noise of five classes
@@ -41,6 +41,7 @@ def test_a_data_set_that_is_there_is_measured_and_the_others_are_named(data):
     found = {c.quantity: c for c in judge(NO_BARS | evidence)}
     assert found["accuracy on fc100, published"].outcome is Outcome.VIOLATED
     assert found["accuracy on fc100, published"].predicted == pytest.approx(PUBLISHED["fc100"] - 0.03)
+    assert found["accuracy on fc100, maml"].predicted == pytest.approx(0.4820 - 0.03)
     assert found["accuracy on cifar-fs"].outcome is Outcome.INCONCLUSIVE
 
 
