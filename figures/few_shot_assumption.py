@@ -112,7 +112,7 @@ def _validation(axes: Axes, evidence: Evidence) -> None:
 
 
 def _tests(axes: Axes, evidence: Evidence) -> None:
-    """Of the best cell, the best without a ridge, and the published one: a marker for each seed."""
+    """Of the best cell, the best without a ridge, and no ridge with N = 20: a marker for each seed."""
     chosen = evidence["grid_chosen"]
     for place, (ridge, _) in enumerate(chosen):
         accuracy = 100 * evidence["grid_test"][place]
@@ -120,8 +120,8 @@ def _tests(axes: Axes, evidence: Evidence) -> None:
         measured(axes, np.full(len(accuracy), place), accuracy, series)
     axes.set_xlim(-0.5, len(chosen) - 0.5)
     predicted(axes, axes.get_xlim(), (_CHANCE, _CHANCE))
-    describe(axes, x="chosen by validation; published", y="accuracy on test (%)")
+    describe(axes, x="chosen by validation; the published N", y="accuracy on test (%)")
     N = [f"$N = {count:.0f}$" for count in chosen[:, 1]]
-    names = [f"best:\n{_series(chosen[0, 0]).label}, {N[0]}", f"best without:\n{N[1]}", f"published:\n{N[2]}"]
+    names = [f"best:\n{_series(chosen[0, 0]).label}, {N[0]}", f"best without:\n{N[1]}", f"no ridge:\n{N[2]}"]
     axes.set_xticks(range(len(chosen)), names)
     legend(axes, dashed("chance"), columns=2)

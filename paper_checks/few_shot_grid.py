@@ -14,14 +14,15 @@ from problems.few_shot.glyphs import glyphs
 
 RIDGES = (0.0, 0.01, 0.1, 1.0)
 COUNTS = (1, 5, 10, 20)
-PUBLISHED = (0.0, 20)
+NO_RIDGE = (0.0, 20)
 SEEDS = 3
 
 
 def train_grid(setting: Setting) -> Evidence:
     """Validation accuracies (cells, seeds) of all cells, test accuracies (3, seeds) of those chosen by them.
 
-    The chosen ones are the best cell, the best without a ridge, and that of the published experiments.
+    The chosen ones are the best cell, the best without a ridge, and no ridge with the published N = 20. All cells have
+    centred features and lower steps of 2 / (L_i + mu): the recipe `published` differs in these as well.
     """
     cells = [(ridge, N) for ridge in RIDGES for N in COUNTS]
     runs = [(cell, setting.seed + seed) for cell in cells for seed in range(SEEDS)]
@@ -29,7 +30,7 @@ def train_grid(setting: Setting) -> Evidence:
     validation = np.array([run.metrics[-1]["validation_accuracy"] for run in trained]).reshape(len(cells), SEEDS)
     order = np.argsort(-validation.mean(axis=1), kind="stable")
     without = next(k for k in order if cells[k][0] == 0)
-    chosen = [int(order[0]), int(without), cells.index(PUBLISHED)]
+    chosen = [int(order[0]), int(without), cells.index(NO_RIDGE)]
     tests = [
         [evaluate(run).accuracy for run in trained[k * SEEDS : (k + 1) * SEEDS]]
         for k in setting.track(chosen, "tests of the chosen")
@@ -45,7 +46,7 @@ def train_grid(setting: Setting) -> Evidence:
 
 
 def judge_grid(evidence: Evidence) -> list[Comparison]:
-    """The cell chosen beats the published one on test episodes."""
+    """The cell chosen beats no ridge with N = 20 on test episodes."""
     if "grid_test" not in evidence:  # smoke scale does not train
         return []
     best, _, published = evidence["grid_test"]

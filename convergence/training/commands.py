@@ -68,7 +68,7 @@ def train(
     ridge: Annotated[float | None, typer.Option(help="Of the head, instead of the recipe's.")] = None,
     lasso: Annotated[float | None, typer.Option(help="Of the head, instead of the recipe's.")] = None,
     direct: Annotated[bool, typer.Option("--direct", help="Solve for v directly, not by CG.")] = False,
-    low_memory: Annotated[bool, typer.Option("--low-memory", help="Half the memory, a third more time.")] = False,
+    low_memory: Annotated[bool, typer.Option("--low-memory", help="Half the memory, half more time.")] = False,
     learning_rate: Annotated[float | None, typer.Option(help="Instead of the recipe's.")] = None,
     optimizer: Annotated[str, typer.Option(help=f"One of: {', '.join(OPTIMIZERS)}.")] = "adam",
     schedule: Annotated[str, typer.Option(help=f"Of the learning rate: {', '.join(SCHEDULES)}.")] = "none",
