@@ -37,10 +37,15 @@ class Conv4:
     channels   64 for images of 32 x 32 (256 features), 32 for 84 x 84 (800 features) in the paper
 
     ReLU and max-pooling change places: the same values and gradients, and ReLU sees a quarter of the numbers.
+    Raises ValueError on fewer than one channel.
     Source: Vinyals et al., NeurIPS 2016; Snell et al., NeurIPS 2017.
     """
 
     channels: int = 64
+
+    def __post_init__(self) -> None:
+        if self.channels < 1:
+            raise ValueError(f"expected at least one channel for Conv4, got {self.channels}")
 
     def parameters(self, shape: Shape, rng: torch.Generator) -> Parameters:
         """Weights uniform within sqrt(6 / (fan_in + fan_out)); scales uniform in [0, 1]; biases and shifts 0.
@@ -86,12 +91,17 @@ class ResNet12:
     slope      of leaky ReLU below zero
 
     Each block ends in 2 x 2 max-pooling; its shortcut is a 1 x 1 convolution with batch norm.
+    Raises ValueError on other than four blocks, or fewer than one channel.
     Source: Oreshkin et al., NeurIPS 2018; Lee et al., CVPR 2019 (MetaOptNet). Differs: no DropBlock, and the average
     over pixels instead of all of them.
     """
 
     channels: tuple[int, int, int, int] = (64, 160, 320, 640)
     slope: float = 0.1
+
+    def __post_init__(self) -> None:
+        if len(self.channels) != 4 or min(self.channels) < 1:
+            raise ValueError(f"expected channels of at least 1 in four blocks for ResNet12, got {self.channels}")
 
     def parameters(self, shape: Shape, rng: torch.Generator) -> Parameters:
         """Weights normal with variance 2 / fan_out (He et al. 2015), scales 1, shifts 0."""

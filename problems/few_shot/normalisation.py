@@ -8,7 +8,7 @@ running   fixed statistics, gathered over many training tasks, to evaluate with;
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -77,12 +77,12 @@ class ByGroup:
         return _batch_norm(together, weight.repeat(count), bias.repeat(count)).reshape(x.shape)  # a copy under vmap
 
 
-@dataclass(frozen=True)
 class Recording:
     """`ByGroup`, keeping the statistics of each layer in `moments`."""
 
-    groups: Groups
-    moments: dict[str, Moments] = field(default_factory=dict)
+    def __init__(self, groups: Groups):
+        self.groups = groups
+        self.moments: dict[str, Moments] = {}
 
     def __call__(self, x: Tensor, phi: Parameters, layer: str) -> Tensor:
         """Normalised x."""

@@ -133,6 +133,19 @@ def test_images_that_are_too_small_are_refused(name):
             call((3, 15, 40))
 
 
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: Conv4(0), "expected at least one channel for Conv4, got 0"),
+        (lambda: ResNet12((4, 0, 4, 4)), r"expected channels of at least 1 in four blocks .*, got \(4, 0, 4, 4\)"),
+        (lambda: ResNet12((4, 4, 4)), r"expected channels of at least 1 in four blocks .*, got \(4, 4, 4\)"),
+    ],
+)
+def test_networks_without_channels_are_refused(make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make()
+
+
 def test_the_catalogue_names_the_classes():
     assert [*EMBEDDINGS.items()] == [("conv4", Conv4), ("resnet12", ResNet12)]
 
