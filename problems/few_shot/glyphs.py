@@ -27,7 +27,7 @@ from problems.few_shot.distortion import Colouring, Pose, distort
 from problems.few_shot.glyph_masters import ALIKE, ALPHABETS, EM, FACES, SIDE, THUMBNAIL, Glyph, masters
 from problems.few_shot.image_set import ImageSet, Splits
 
-_REVISION = 1  # raised with every change of code that changes the pictures of an unchanged recipe
+_REVISION = 1  # raised with every change of code that changes the pictures of an unchanged `Drawing`
 DEFAULT_CLASSES = (600, 150, 250)  # of train, validation, test
 
 
@@ -54,7 +54,7 @@ VARIANTS: Mapping[str, Look] = {"hard": _HARD, "easy": _EASY, "within": _HARD}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Drawing:
     """All that decides about the pictures, beside the versions of the packages that draw them."""
 
     look: Look
@@ -73,9 +73,9 @@ class Recipe:
             )
 
     def described(self) -> dict[str, Any]:
-        """The recipe, the constants of the drawing and the versions, in JSON's types."""
+        """The fields, the constants of all drawings and the versions, in JSON's types."""
         return {
-            "recipe": asdict(self),
+            "recipe": asdict(self),  # its name in the keys of the caches that there are
             "alphabets": ALPHABETS,
             "faces": FACES,
             "masters": {"alike": ALIKE, "em": EM, "side": SIDE, "thumbnail": THUMBNAIL},
@@ -85,7 +85,7 @@ class Recipe:
         }
 
     def key(self) -> str:
-        """Twelve hexadecimal digits: other recipes and other versions have others."""
+        """Twelve hexadecimal digits: other drawings and other versions have others."""
         return hashlib.sha256(json.dumps(self.described(), sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -110,11 +110,11 @@ def glyphs(
     progress          show a progress bar while drawing, where the standard error is a terminal
 
     `names` are Unicode's, `groups` the alphabets. Images of a class are adjacent. A class's pictures are a function of
-    the recipe, the seed and the character, whatever the other classes or the number of threads. Between versions of
+    the variant, the seed and the character, whatever the other classes or the number of threads. Between versions of
     matplotlib, Pillow or torch they may differ; between processors, a few values in a million by one level.
 
     They are drawn once (13 s on one core for the default of "hard", 61 MB; 38 s and 174 MB for all) and then
-    memory-mapped from `cache/glyphs-KEY/`, whose metadata.json records the recipe, the versions and the SHA-256 of each
+    memory-mapped from `cache/glyphs-KEY/`, whose metadata.json records the drawing, the versions and the SHA-256 of each
     split.
 
     Raises ValueError on an unknown variant, other numbers, or more classes than there are; OSError where the cache
@@ -124,9 +124,9 @@ def glyphs(
     """
     if variant not in VARIANTS:
         raise ValueError(f"expected a variant of the glyphs among {', '.join(VARIANTS)}, got {variant!r}")
-    recipe = Recipe(look=VARIANTS[variant], classes=classes, images_per_class=images_per_class, seed=seed)
-    folder = cache_folder(cache) / f"glyphs-{recipe.key()}"
-    content = kept(folder, partial(_draw, recipe, progress=progress))
+    drawing = Drawing(look=VARIANTS[variant], classes=classes, images_per_class=images_per_class, seed=seed)
+    folder = cache_folder(cache) / f"glyphs-{drawing.key()}"
+    content = kept(folder, partial(_draw, drawing, progress=progress))
     return {split: _image_set(folder, split, content["splits"][split], images_per_class) for split in ALPHABETS}
 
 
@@ -144,9 +144,9 @@ def _image_set(folder: Path, split: str, content: dict[str, list[str]], images_p
     return ImageSet(np.load(folder / f"{split}.npy", mmap_mode="r"), labels, names, groups)
 
 
-def _draw(recipe: Recipe, folder: Path, *, progress: bool) -> dict[str, Any]:
+def _draw(drawing: Drawing, folder: Path, *, progress: bool) -> dict[str, Any]:
     """Write train.npy, validation.npy and test.npy; return their description."""
-    wanted = None if recipe.classes is None else dict(zip(ALPHABETS, recipe.classes, strict=True))
+    wanted = None if drawing.classes is None else dict(zip(ALPHABETS, drawing.classes, strict=True))
     with _bar(progress, "outlines", None if wanted is None else sum(wanted.values())) as advance:
         found = masters(wanted, advance)
     for split, taken in found.items():
@@ -154,33 +154,33 @@ def _draw(recipe: Recipe, folder: Path, *, progress: bool) -> dict[str, Any]:
             raise ValueError(f"expected at most {len(taken)} {split} classes of glyphs, got {wanted[split]}")
     with _bar(progress, "pictures", sum(map(len, found.values()))) as advance:
         for split, taken in found.items():
-            _write(folder / f"{split}.npy", recipe, taken, advance)
+            _write(folder / f"{split}.npy", drawing, taken, advance)
     splits = {
         split: {"names": [glyph.name for glyph in taken], "groups": [glyph.alphabet for glyph in taken]}
         for split, taken in found.items()
     }
-    return recipe.described() | {"splits": splits}
+    return drawing.described() | {"splits": splits}
 
 
-def _write(path: Path, recipe: Recipe, taken: list[Glyph], advance: Callable[[], object]) -> None:
+def _write(path: Path, drawing: Drawing, taken: list[Glyph], advance: Callable[[], object]) -> None:
     """The pictures of all classes in order, as a .npy file; written as they are drawn, so that none need be held."""
-    look = recipe.look
-    shape = (len(taken) * recipe.images_per_class, look.side, look.side, 1 if look.colouring is None else 3)
+    look = drawing.look
+    shape = (len(taken) * drawing.images_per_class, look.side, look.side, 1 if look.colouring is None else 3)
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for glyph in taken:
-            file.write(_pictures(recipe, glyph).numpy().tobytes())
+            file.write(_pictures(drawing, glyph).numpy().tobytes())
             advance()
 
 
-def _pictures(recipe: Recipe, glyph: Glyph) -> Tensor:
-    """uint8 (images_per_class, side, side, C): a function of the recipe and the character alone."""
-    words = np.random.SeedSequence([recipe.seed, ord(glyph.character)]).generate_state(1, np.uint64)
+def _pictures(drawing: Drawing, glyph: Glyph) -> Tensor:
+    """uint8 (images_per_class, side, side, C): a function of the drawing and the character alone."""
+    words = np.random.SeedSequence([drawing.seed, ord(glyph.character)]).generate_state(1, np.uint64)
     rng = torch.Generator().manual_seed(int(words[0] >> 1))
-    rounds = -(-recipe.images_per_class // len(glyph.styles))
+    rounds = -(-drawing.images_per_class // len(glyph.styles))
     styles = torch.cat([torch.randperm(len(glyph.styles), generator=rng) for _ in range(rounds)])
-    drawn = torch.from_numpy(glyph.styles)[styles[: recipe.images_per_class]]
-    return distort(drawn, recipe.look.pose, recipe.look.colouring, side=recipe.look.side, rng=rng)
+    drawn = torch.from_numpy(glyph.styles)[styles[: drawing.images_per_class]]
+    return distort(drawn, drawing.look.pose, drawing.look.colouring, side=drawing.look.side, rng=rng)
 
 
 @contextmanager

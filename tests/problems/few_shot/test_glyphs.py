@@ -115,11 +115,11 @@ def test_the_cache_records_the_recipe_the_versions_and_the_hashes(tmp_path):
 
 
 def test_another_version_of_a_package_is_another_key(monkeypatch):
-    recipe = module.Recipe(look=module.VARIANTS["hard"], classes=None, images_per_class=20, seed=0)
-    before = recipe.key()
-    assert before == recipe.key()
+    drawing = module.Drawing(look=module.VARIANTS["hard"], classes=None, images_per_class=20, seed=0)
+    before = drawing.key()
+    assert before == drawing.key()
     monkeypatch.setattr(module, "version", lambda name: "0")
-    assert recipe.key() != before
+    assert drawing.key() != before
 
 
 def test_the_cache_is_where_the_variable_says(tmp_path, monkeypatch):
