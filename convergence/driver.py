@@ -52,14 +52,15 @@ def run(
 
     batch          tasks an iteration; None takes all tasks of the pool, in order
     replacement    i.i.d. tasks; otherwise the tasks of a batch differ
-    replicas       R independent runs in one batched computation; replica r is the run with seed + r
+    replicas       R independent runs in one batched computation; replica r is the run with seed + r. With an
+                   optimizer only elementwise ones (`convergence.optimisers.ELEMENTWISE`), which keep replicas apart
     probes         names of `convergence.probes.PROBES` or functions of a Snapshot; by default the true squared
                    gradient norm where there is a finite pool. Not counted as oracle calls
     stop_at        probe -> threshold; a replica stops with CONVERGED before the first iteration t at which all its
                    probes of phi named here are at or below theirs, or after it for probes of the step
     phi0           the start, with or without a replica axis; by default drawn by the problem from the seed
     optimizer      makes a torch.optim.Optimizer of the tensors of phi, which then takes the upper step along d, in
-                   place of a method's own (whose upper_step_size is None)
+                   place of a method's own (whose upper_step_size is None); not one that needs a closure (LBFGS)
 
     Raises ValueError on wrong arguments, RunFailed (which carries the result) on BREAKDOWN or NON_FINITE unless
     `raise_on_failure` is False, ReferenceFailed where a probe finds no true gradient though the method
@@ -91,7 +92,7 @@ def run(
     wanted = resolve_probes(probes, stop_at, finite=problem.tasks is not None)
     phi = _start(problem, phi0, seeds, replicas, device, dtype)
     state = method.start(oracle, phi)
-    optimised = None if optimizer is None else Optimised(method, phi, optimizer)
+    optimised = None if optimizer is None else Optimised(method, phi, optimizer, replicas=replicas is not None)
     if optimised is None:
         require_upper_step(method)
 

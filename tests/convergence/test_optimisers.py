@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from convergence import ITDBiO, MemoryReduced, Oracle, RunFailed, Status, run
 from convergence.methods import ClosedForm
-from convergence.optimisers import MakeOptimizer, Optimised
+from convergence.optimisers import ELEMENTWISE, MakeOptimizer, Optimised
 from convergence.streams import TaskStream, generator
 from problems import Parameters, ProxLogistic, Quadratic
 from tests.independent import assert_near
@@ -101,6 +101,16 @@ def test_replicas_together_equal_separate_runs(name):
             assert_near(together.phi[key][r], tensor, within=1e-12)
 
 
+@pytest.mark.parametrize("kind", ELEMENTWISE)
+def test_an_elementwise_optimizer_keeps_replicas_apart(kind):
+    problem = ProxLogistic.random(tasks=4, q=3, examples=6)
+    options = {"iterations": 6, "batch": 2, "probes": (), "optimizer": partial(kind, lr=0.05)}
+    together = run(problem, METHOD, replicas=2, seed=4, **options)
+    for r in range(2):
+        alone = run(problem, METHOD, seed=4 + r, **options)
+        assert_near(together.phi["centre"][r], alone.phi["centre"], within=1e-12)
+
+
 @by_name
 def test_a_replica_that_stops_stays_where_it_is_and_leaves_the_others_alone(name):
     problem = Quadratic.random(tasks=4, p=2, q=3, kappa=3.0, seed=1)
@@ -153,6 +163,28 @@ def test_a_step_moves_tensors_of_its_own_and_leaves_the_direction(name):
     assert all(tensor.grad is None for tensor in optimised.phi.values())
 
 
+@pytest.mark.parametrize("foreach", [False, True])
+def test_a_step_that_writes_into_its_gradient_leaves_the_direction(foreach):
+    phi, d = {"a": normal(0, 3)}, {"a": normal(1, 3)}
+    Optimised(METHOD, phi, partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, foreach=foreach)).step(d)
+    assert torch.equal(d["a"], normal(1, 3))
+
+
+def test_the_size_of_the_direction_does_not_depend_on_how_the_optimizer_computes():
+    problem = Quadratic.random(tasks=4, p=3, q=4, kappa=5.0)
+    sizes = [
+        run(
+            problem,
+            METHOD,
+            iterations=5,
+            probes=("direction_norm_sq",),
+            optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, foreach=foreach),
+        ).trace["direction_norm_sq"]
+        for foreach in (False, True)
+    ]
+    assert_near(sizes[0], sizes[1], within=1e-13)
+
+
 def test_a_step_is_taken_from_the_point_given():
     phi, d = {"a": normal(0, 3)}, {"a": normal(1, 3)}
     optimised = Optimised(METHOD, phi, OPTIMIZERS["sgd"])
@@ -195,6 +227,28 @@ def test_no_upper_step_is_refused(method):
 def test_a_function_that_makes_no_optimizer_is_refused(make):
     with pytest.raises(TypeError, match=r"expected optimizer to make a torch\.optim\.Optimizer, got"):
         run(Quadratic.random(tasks=2, p=2, q=2, kappa=2.0), METHOD, iterations=1, optimizer=make)
+
+
+@pytest.mark.parametrize("replicas", [None, 2])
+def test_an_optimizer_whose_step_needs_a_closure_is_refused(replicas):
+    with pytest.raises(ValueError, match="expected an optimizer that steps along d alone, got LBFGS, whose step needs"):
+        run(
+            Quadratic.random(tasks=2, p=2, q=2, kappa=2.0),
+            METHOD,
+            iterations=1,
+            replicas=replicas,
+            optimizer=torch.optim.LBFGS,
+        )
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adafactor, type("Own", (torch.optim.Adam,), {})])
+def test_an_optimizer_that_may_mix_replicas_is_refused_with_replicas_alone(kind):
+    problem, options = Quadratic.random(tasks=2, p=2, q=2, kappa=2.0), {"iterations": 1, "optimizer": kind}
+    assert run(problem, METHOD, **options).iterations == 1
+    with pytest.raises(
+        ValueError, match=f"expected an elementwise optimizer with replicas, one of SGD, .* got {kind.__name__}"
+    ):
+        run(problem, METHOD, replicas=2, **options)
 
 
 @pytest.mark.gpu
