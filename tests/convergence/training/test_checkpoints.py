@@ -1,5 +1,6 @@
 """Checkpoints: what is written is read, what is damaged, foreign or malicious is refused in one sentence."""
 
+import os
 import pickle
 import re
 from pathlib import Path
@@ -96,6 +97,18 @@ def test_code_in_a_file_is_not_executed(tmp_path, save):
 def test_a_pickle_with_code_is_called_so(tmp_path):
     path = tmp_path / "checkpoint.pt"
     torch.save({"format": 1, "state": Evil(tmp_path / "executed")}, path)
+    assert "names code: none of it was executed" in refusal(path)
+
+
+class Shell:
+    def __reduce__(self):
+        return os.system, ("true",)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, 2))])
+def test_a_module_that_torch_blocks_is_code_too_and_said_without_a_warning(tmp_path, save):
+    path = tmp_path / "checkpoint.pt"
+    save({"format": 1, "state": Shell()}, path)
     assert "names code: none of it was executed" in refusal(path)
 
 
