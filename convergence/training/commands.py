@@ -220,8 +220,15 @@ def _record(found: Evaluation, trained: Trained, asked: Asked) -> dict[str, Any]
         "split": found.split,
         "method": asked.method,
         "data": asked.data,
+        "way": trained.plan.way,
+        "shot": trained.plan.shot,
+        "queries": trained.plan.evaluation_queries,
+        "embedding": asked.embedding,
+        "channels": asked.channels,
         "bn": trained.plan.bn,
         "training_seed": trained.plan.seed,
+        "iterations": trained.iteration,
+        "end": trained.end,
         "iteration": trained.iteration if best is None else best["iteration"],
     }
 

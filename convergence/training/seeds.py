@@ -40,8 +40,8 @@ def folders(directory: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("seed-")))
 
 
-def interval95(values: Sequence[float]) -> tuple[float, float, float | None]:
-    """Mean, standard deviation, and half of a 95 % interval of the mean: t s / sqrt(n); None for one value.
+def interval95(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Mean, standard deviation, and half of a 95 % interval of the mean, t s / sqrt(n); for one value None and None.
 
     >>> mean, spread, half = interval95([0.70, 0.72, 0.74])
     >>> round(mean, 3), round(spread, 3), round(half, 4)
@@ -49,18 +49,18 @@ def interval95(values: Sequence[float]) -> tuple[float, float, float | None]:
     """
     n, mean = len(values), statistics.fmean(values)
     if n < 2:
-        return mean, 0.0, None
+        return mean, None, None
     spread = statistics.stdev(values)
     return mean, spread, float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n)
 
 
 def summary(records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """One evaluation of several runs: accuracy and ci95 over the seeds, what they share, and each one's accuracy."""
+    """One evaluation of several runs: accuracy, ci95 and spread over the runs, what they share, and each one's."""
     accuracies = [record["accuracy"] for record in records.values()]
     mean, spread, half = interval95(accuracies)
     some = next(iter(records.values()))
     shared = {name: value for name, value in some.items() if all(each[name] == value for each in records.values())}
-    own = {"accuracy": mean, "ci95": half, "spread": spread}
+    own = {"accuracy": mean, "ci95": half, "spread": spread, "runs": len(accuracies)}
     return (
         own
         | {name: shared[name] for name in shared if name not in own}
@@ -76,5 +76,6 @@ def table(accuracies: Mapping[int, float], what: str) -> Table:
         found.add_row(str(seed), f"{100 * accuracy:.2f}", end_section=place == len(accuracies))
     interval = "" if half is None else f" ± {100 * half:.2f}"
     found.add_row("mean, 95 % interval", f"{100 * mean:.2f}{interval}")
-    found.add_row("spread", f"{100 * spread:.2f}")
+    if spread is not None:
+        found.add_row("spread", f"{100 * spread:.2f}")
     return found

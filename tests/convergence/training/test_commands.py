@@ -72,6 +72,8 @@ def test_a_run_writes_its_files_and_is_evaluated(call, data, tmp_path):
     assert printed.count("\n") == 1
     assert found.keys() >= {"accuracy", "ci95", "episodes", "seed"}
     assert (found["episodes"], found["seed"], found["bn"]) == (5, 0, "task")
+    assert [found[name] for name in ("way", "shot", "queries", "embedding", "channels")] == [3, 1, 2, "conv4", 2]
+    assert (found["iterations"], found["end"]) == (4, "iterations")
     stored = json.loads((out / "evaluation.json").read_text())
     assert found.items() <= stored.items()
     assert stored["versions"].keys() >= {"torch"}

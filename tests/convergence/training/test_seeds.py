@@ -35,7 +35,7 @@ def test_the_interval_is_student_s():
     low, high = t.interval(0.95, 3, loc=np.mean(values), scale=np.std(values, ddof=1) / 2)
     assert (mean - half, mean + half) == pytest.approx((low, high))
     assert spread == pytest.approx(np.std(values, ddof=1))
-    assert interval95([0.5]) == (0.5, 0.0, None)
+    assert interval95([0.5]) == (0.5, None, None)
 
 
 def test_a_summary_keeps_what_the_runs_share():
@@ -49,6 +49,9 @@ def test_a_summary_keeps_what_the_runs_share():
     assert (found["episodes"], found["seed"]) == (9, 0)
     assert "training_seed" not in found
     assert found["accuracies"] == {"seed-0": 0.5, "seed-1": 0.7}
+    assert found["runs"] == 2
+    alone = summary({"seed-0": records["seed-0"]})
+    assert (alone["runs"], alone["spread"], alone["ci95"]) == (1, None, None)
 
 
 def test_the_table_names_every_seed_mean_and_spread():
@@ -61,3 +64,6 @@ def test_the_table_names_every_seed_mean_and_spread():
     assert "72.00 ± 4.97" in text
     assert "spread" in text
     assert "2.00" in text
+    with console.capture() as captured:
+        console.print(table({0: 0.7}, "test"))
+    assert "spread" not in captured.get()
