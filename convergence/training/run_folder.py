@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import version
@@ -20,7 +22,8 @@ from problems.few_shot import Embedding, ImageSet, Splits
 
 PACKAGE = "memory-reduced-meta-learning"
 _LOOKED_AT = 64  # images of a split whose bytes enter its fingerprint
-_FREE = {"plan.checkpoint_every", "labels.root"}  # neither changes what is computed
+_FREE = {"plan.checkpoint_every", "plan.patience", "labels.root"}  # none of them changes a number that is computed
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 # ---- what a run is, of JSON's types
@@ -113,9 +116,9 @@ class RunFolder:
     def begin(self, config: Mapping[str, Any], state: Mapping[str, Any], *, resumed: bool) -> None:
         """Write the checkpoint, config.json and metrics.jsonl as of this state, and remove what a killed run left.
 
-        Raises ValueError where the folder holds a run already and none is resumed.
+        Raises ValueError where the folder holds a run already, of one iteration at least, and none is resumed.
         """
-        if not resumed:
+        if not resumed and not self._before_its_first_iteration():
             if self.path.exists() and not self.path.is_dir():
                 raise ValueError(f"expected a folder for the run, got the file {self.path}")
             if held := [path.name for path in (self.checkpoint, self.metrics) if path.exists()]:
@@ -127,20 +130,41 @@ class RunFolder:
         write_atomically(self.path / "config.json", (json.dumps(config, indent=2) + "\n").encode())
         write_atomically(self.metrics, "".join(map(_line, state["metrics"])).encode())
 
+    def _before_its_first_iteration(self) -> bool:
+        """Whether there is nothing in the checkpoint but a start, as after a failure in the first iteration."""
+        try:
+            return not checkpoints.read(self.checkpoint)[1]["metrics"]
+        except ValueError:
+            return False
+
     def save(self, config: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         """Write the checkpoint. Raises OSError, the one before intact, where that fails."""
         try:
             checkpoints.write(self.checkpoint, config, state)
         except OSError as error:
-            raise _unwritten(self.checkpoint, error) from error
+            raise self._unwritten(self.checkpoint, error) from error
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """One more line of metrics.jsonl."""
+        """One more line of metrics.jsonl. Raises OSError, the file as it was, where that fails."""
+        line = _line(row).encode()
         try:
             with self.metrics.open("ab", buffering=0) as file:
-                file.write(_line(row).encode())
+                length = file.seek(0, os.SEEK_END)
+                try:
+                    if file.write(line) < len(line):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError:
+                    file.truncate(length)
+                    raise
         except OSError as error:
-            raise _unwritten(self.metrics, error) from error
+            raise self._unwritten(self.metrics, error) from error
+
+    def _unwritten(self, path: Path, error: OSError) -> OSError:
+        full = error.errno in _FULL
+        message = f"expected {'room' if full else 'to be able'} to write {path}, got {error.strerror or error}"
+        if self.checkpoint.is_file():
+            message += f"; the checkpoint before it is intact: {'make room and resume' if full else 'resume'}"
+        return OSError(message)
 
     def listeners(self, iteration: int) -> list[Callable[[Mapping[str, Any]], object]]:
         """What writes down each iteration after this one: metrics.jsonl, and TensorBoard where it is installed."""
@@ -190,10 +214,3 @@ class RunFolder:
 
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row) + "\n"
-
-
-def _unwritten(path: Path, error: OSError) -> OSError:
-    return OSError(
-        f"expected room to write {path}, got {error.strerror or error}; "
-        "the checkpoint before it is intact: make room and resume"
-    )

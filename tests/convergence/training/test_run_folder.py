@@ -1,6 +1,7 @@
 """What a run is described by, and when a folder goes on with it."""
 
 import json
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -8,11 +9,11 @@ import pytest
 
 from convergence.linear_solvers import Direct
 from convergence.recipes import RECIPES
-from convergence.training import load, train
+from convergence.training import TrainingFailed, load, train
 from convergence.training.plan import Plan
-from convergence.training.run_folder import described, described_run, fingerprint
+from convergence.training.run_folder import RunFolder, described, described_run, fingerprint
 from problems.few_shot import Augmentation, Conv4, ResNet12
-from tests.convergence.training.small import NETWORK, PLAN, RECIPE, tiny, tiny_splits
+from tests.convergence.training.small import NETWORK, PLAN, RECIPE, assert_same_run, tiny, tiny_splits
 
 
 def test_a_description_is_json_and_tells_recipes_apart():
@@ -49,7 +50,7 @@ def test_a_fingerprint_changes_with_names_labels_and_bytes():
         ({"bn": "support"}, "plan.bn = 'task'"),
         ({"recipe": RECIPES["protonet"]}, "recipe.method.type = 'MemoryReduced'"),
         ({"recipe": RECIPE.varied(cg_steps=3)}, "recipe.method.cg_steps = 2"),
-        ({"recipe": RECIPE.with_head(ridge=1.0)}, "recipe.head.ridge = 0.1"),
+        ({"recipe": RECIPE.with_head(ridge=0.5)}, "recipe.head.ridge = 1.0"),
         ({"augmentation": Augmentation(crop=2)}, "plan.augmentation = None"),
         ({"labels": {"data": "glyphs"}}, "labels.data = None"),
     ],
@@ -76,6 +77,39 @@ def test_a_checkpoint_of_another_network_or_of_other_images_is_refused(tmp_path)
 def test_how_often_checkpoints_are_written_does_not_matter(tmp_path):
     tiny(3, out=tmp_path)
     assert tiny(4, out=tmp_path, resume=True, checkpoint_every=1).iteration == 4
+
+
+def test_a_run_that_lost_patience_goes_on_with_more_of_it(tmp_path):
+    options = {"out": tmp_path, "validate_every": 1, "learning_rate": 1e-12}  # all validations alike
+    assert (tiny(9, patience=1, **options).iteration, tiny(9, patience=3, resume=True, **options).iteration) == (2, 4)
+    assert tiny(5, resume=True, **options).iteration == 5
+
+
+def test_a_folder_without_an_iteration_is_begun_anew(tmp_path):
+    with pytest.raises(TrainingFailed, match="in iteration 1"):
+        tiny(4, out=tmp_path, optimizer="sgd", learning_rate=3e38)
+    assert_same_run(tiny(2), tiny(2, out=tmp_path))
+    tiny(0, out=tmp_path / "none")
+    assert_same_run(tiny(2), tiny(2, out=tmp_path / "none"))
+
+
+def test_half_a_line_on_a_full_disk_is_taken_back(tmp_path):
+    folder = RunFolder(tmp_path)
+    tiny(2, out=tmp_path)
+    before = folder.metrics.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, hard))
+    try:
+        with pytest.raises(OSError, match=r"expected room to write .*metrics.jsonl, got .* is intact: make room"):
+            folder.append({"iteration": 3, "loss": 0.5})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert folder.metrics.read_bytes() == before
+
+
+def test_room_and_a_checkpoint_are_spoken_of_where_there_is_a_lack_and_one(tmp_path):
+    with pytest.raises(OSError, match=r"^expected to be able to write .*metrics.jsonl, got No such file or directory$"):
+        RunFolder(tmp_path / "none").append({"iteration": 1})
 
 
 def test_a_folder_is_begun_once_and_resumed_where_there_is_a_checkpoint(tmp_path):
