@@ -189,9 +189,9 @@ class FewShot(Problem):
         return self.head.curvature(features.support, tasks.support_labels, features.own)
 
     def accuracy(self, features: Embedded, theta: Tensor, tasks: Tasks) -> Tensor:
-        """Share of the query images that the head puts in their class, (B,)."""
+        """Share of the query images that the head puts in their class, (B,), float64."""
         logits = self.head.logits(features.query, theta, features.own)
-        return (logits.argmax(-1) == tasks.query_labels).to(logits.dtype).mean(-1)
+        return (logits.argmax(-1) == tasks.query_labels).double().mean(-1)
 
 
 def _pooled(of_groups: list[dict[str, Moments]], layer: str) -> Moments:

@@ -70,10 +70,10 @@ class WholeNetwork(Problem):
         return self._losses(theta, tasks.query, tasks.query_labels)
 
     def accuracy(self, features: Parameters, theta: Tensor, tasks: Tasks) -> Tensor:
-        """Share of the query images that the network puts in their class, (B,)."""
+        """Share of the query images that the network puts in their class, (B,), float64."""
         rows = zip(theta, tasks.query, tasks.query_labels, strict=True)
         right = [(self._logits(own, images).argmax(-1) == labels) for own, images, labels in rows]
-        return torch.stack(right).to(theta.dtype).mean(-1)
+        return torch.stack(right).double().mean(-1)
 
     def _losses(self, theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         rows = zip(theta, images, labels, strict=True)  # each task has a network of its own

@@ -35,6 +35,13 @@ def test_prototypes_are_judged_as_the_nearest_class_mean():
     assert torch.allclose(evaluate(trained, episodes=5).accuracies, torch.stack(expected), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["protonet", "maml"])
+def test_shares_of_float32_networks_carry_no_rounding_of_float32(name):
+    found = evaluate(tiny(0, RECIPES[name]), episodes=8).accuracies
+    assert found.dtype == torch.float64
+    assert {round(6 * share) / 6 for share in found.tolist()} == set(found.tolist())  # of 3 x 2 query images
+
+
 def test_episodes_depend_on_the_seed_of_the_evaluation_alone():
     one, other = tiny(1, seed=0), tiny(1, seed=1)
     drawn = [run.problem(seed=5).episodes.rows(range(4)) for run in (one, other)]
