@@ -29,7 +29,7 @@ def from_arrays(
     classes   {"train": labels, "val" or "validation": labels, "test": labels}; images of other labels are left out
     maximum   the value of full brightness of images of floats: 1.0 or 255.0, so that nothing is guessed
 
-    Raises ValueError on other shapes or types, floats that are not finite or not in 0 .. maximum, labels of another
+    Raises ValueError on other shapes or types, no images, floats that are not finite or not in 0 .. maximum, labels of another
     length, other names of splits, a label in two splits or without images.
 
     >>> splits = from_arrays(np.zeros((6, 8, 8), np.uint8), [0, 1, 2, 3, 4, 5],
@@ -64,6 +64,8 @@ def _pixels(images: Array, maximum: float | None) -> Array:
     if images.ndim != 4 or images.shape[3] not in (1, 3):
         hint = ", which has its channels first: transpose it" if images.ndim == 4 and images.shape[1] in (1, 3) else ""
         raise ValueError(f"expected images (N, H, W, 1 or 3) or (N, H, W), got {images.shape}{hint}")
+    if images.size == 0:
+        raise ValueError(f"expected at least one image of at least one pixel, got {images.shape}")
     if images.dtype == np.uint8:
         return images
     if images.dtype.kind != "f" or maximum not in (1.0, 255.0):
