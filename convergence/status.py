@@ -35,7 +35,7 @@ _ADVICE = {
         "add a ridge term to the lower objective, take more lower steps, or a smaller lower step size."
     ),
     Status.NON_FINITE: (
-        "an iterate was not finite: try a smaller upper step size (its limit shrinks with the coupling of the "
-        "levels, not only with L_Phi), or a lower step size below 2 / L."
+        "an iterate was not finite: try a smaller upper step size or learning rate (its limit shrinks with the "
+        "coupling of the levels, not only with L_Phi), or a lower step size below 2 / L."
     ),
 }

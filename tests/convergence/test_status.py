@@ -14,6 +14,10 @@ def test_a_worse_end_is_larger_so_that_the_worst_of_several_is_the_maximum():
     assert min(Status) == 0  # no row without a failure has a code that counts as one
 
 
+def test_the_advice_on_infinity_holds_for_step_sizes_and_learning_rates():
+    assert "a smaller upper step size or learning rate" in Status.NON_FINITE.advice
+
+
 def test_breakdown_and_values_that_are_not_finite_are_failures():
     assert {status for status in Status if status.failed} == {Status.BREAKDOWN, Status.NON_FINITE}
 
