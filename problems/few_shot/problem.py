@@ -12,7 +12,7 @@ from torch import Tensor
 from problems.base import Parameters, Parts, Problem, Tasks
 from problems.few_shot.embeddings import Embedding
 from problems.few_shot.episodes import Episodes
-from problems.few_shot.heads import Head
+from problems.few_shot.heads import CLOSED_FORMS, Head
 from problems.few_shot.normalisation import SEMANTICS, ByGroup, Fixed, Groups, Moments, Recording, Semantics
 
 
@@ -179,8 +179,10 @@ class FewShot(Problem):
         return self.head.upper_gradient(features.query, tasks.query_labels, theta, features.own)
 
     def has(self, closed_form: str) -> bool:
-        """Whether the head has it."""
-        return closed_form in self.head.closed_forms | {"curvature"}
+        """Whether the head has it, or a subclass of `FewShot` gives it."""
+        if closed_form in CLOSED_FORMS and getattr(type(self), closed_form) is getattr(FewShot, closed_form):
+            return closed_form in self.head.closed_forms
+        return super().has(closed_form)
 
     # ---- what is reported
 

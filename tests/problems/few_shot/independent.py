@@ -66,7 +66,7 @@ def ridge_lower(phi: Phi, Z: Tensor, y: Tensor, theta: Tensor, *, way: int) -> T
 
 
 def ridge_upper(phi: Phi, Z: Tensor, y: Tensor, theta: Tensor, *, way: int) -> Tensor:
-    return F.cross_entropy(phi["head.scale"] * F.linear(Z, theta.reshape(way, -1)) + phi["head.offset"], y)
+    return F.cross_entropy(phi["head.scale"] * F.linear(Z, theta.reshape(way, -1)), y)
 
 
 def prototype_lower(phi: Phi, Z: Tensor, y: Tensor, theta: Tensor, *, way: int) -> Tensor:

@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812  # its name everywhere
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import grad, jacrev
 
+from convergence import MemoryReduced, Oracle
 from problems import Parameters
 from problems.few_shot import Head, PrototypeHead, RidgeHead, SoftmaxHead
 from tests.independent import EPS, assert_near
 from tests.problems.few_shot import independent
+from tests.problems.few_shot.tiny import drawn, few_shot, start
 from tests.strategies import normal, seeds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bare(Head):
+    """Softmax regression without a single closed form."""
+
+    way: int
+    ridge: float = 0.1
+
+    def inputs(self, features):
+        return features + 1
+
+    def prepare(self, Z):
+        return F.pad(Z, (0, 1), value=1.0)
+
+    def lower(self, Z, y, theta, own):
+        return self.upper(Z, y, theta, own) + self.ridge / 2 * theta.square().sum(-1)
+
+    def logits(self, Z, theta, own):
+        return Z @ theta.unflatten(-1, (self.way, -1)).mT
 
 
 class Case(NamedTuple):
@@ -61,8 +85,6 @@ def cases(draw, *, kinds=("softmax", "ridge", "prototype")) -> Case:
     y = torch.stack([labels[torch.randperm(n, generator=rng)] for labels in rest])
     raw = normal(seed, B, n, d)
     own = {name: tensor.double() for name, tensor in head.parameters(d, rng).items()}
-    if "head.offset" in own:
-        own["head.offset"] += 0.3
     theta, v = normal(seed + 1, B, way * head.inputs(d)), normal(seed + 2, B, way * head.inputs(d))
     return Case(head, head.prepare(raw), y, raw, theta, v, own)
 
@@ -164,7 +186,6 @@ def test_the_tensors_of_ridge_regression_start_where_they_are_told():
     assert {name: float(tensor) for name, tensor in own.items()} == {
         "head.log_ridge": pytest.approx(math.log(0.5)),
         "head.scale": 4.0,
-        "head.offset": 0.0,
     }
 
 
@@ -192,6 +213,9 @@ def test_features_that_are_not_finite_have_no_curvature_in_their_task_alone():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
+        (lambda: SoftmaxHead(way=0), "expected way of at least 2, got 0"),
+        (lambda: RidgeHead(way=1), "expected way of at least 2, got 1"),
+        (lambda: PrototypeHead(way=-3), "expected way of at least 2, got -3"),
         (lambda: SoftmaxHead(ridge=-0.1), "expected ridge a finite number >= 0, got -0.1"),
         (lambda: SoftmaxHead(lasso=math.inf), "expected lasso a finite number >= 0, got inf"),
         (lambda: SoftmaxHead(ridge=math.nan), "expected ridge a finite number >= 0, got nan"),
@@ -199,7 +223,7 @@ def test_features_that_are_not_finite_have_no_curvature_in_their_task_alone():
         (lambda: RidgeHead(scale=-1.0), "expected scale a finite number > 0, got -1.0"),
     ],
 )
-def test_wrong_penalties_are_refused_in_a_sentence(make, sentence):
+def test_wrong_numbers_are_refused_in_a_sentence(make, sentence):
     with pytest.raises(ValueError, match=sentence):
         make()
 
@@ -208,5 +232,43 @@ def test_what_a_head_lacks_is_said():
     head, Z, y = SoftmaxHead(way=2), normal(0, 1, 4, 3), torch.arange(4)[None] % 2
     with pytest.raises(NotImplementedError, match="SoftmaxHead has no closed form lower_argmin"):
         head.lower_argmin(Z, y, {})
-    with pytest.raises(NotImplementedError, match="Head has no closed form lower_inverse_hvp"):
-        Head().lower_inverse_hvp(Z, y, Z, Z, {})
+    bare: Head = Bare(way=2)
+    assert not bare.closed_forms
+    for name, arguments in {
+        "lower_gradient": (Z, y, Z, {}),
+        "lower_hvp": (Z, y, Z, Z, {}),
+        "lower_inverse_hvp": (Z, y, Z, Z, {}),
+        "lower_argmin": (Z, y, {}),
+        "upper_gradient": (Z, y, Z, {}),
+        "curvature": (Z, y, {}),
+    }.items():
+        with pytest.raises(NotImplementedError, match=f"Bare has no closed form {name}: expected it to override"):
+            getattr(bare, name)(*arguments)
+
+
+def test_a_head_without_its_two_levels_is_none():
+    with pytest.raises(TypeError, match="abstract"):
+        Head()
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_head_of_a_lower_level_and_logits_alone_has_the_hypergradient_of_one_with_closed_forms(recompute):
+    method = MemoryReduced(lower_steps=20, lower_step_size=0.1, cg_steps=10, warm_start=False, recompute=recompute)
+    found, expected = [], SoftmaxHead(way=3, ridge=0.4)
+    for head in (Bare(way=3, ridge=0.4), expected):
+        problem = few_shot(head)
+        phi, oracle = start(problem), Oracle(problem)
+        step = method.step(oracle, phi, drawn(problem), method.start(oracle, phi))
+        assert not step.failure.any()
+        found.append(step.direction)
+        assert problem.has("lower_gradient") == problem.has("curvature") == (head is expected)
+    assert max(float(tensor.abs().max()) for tensor in found[1].values()) > 1e-3
+    for name, tensor in found[1].items():
+        assert_near(found[0][name], tensor, within=1e-9)
+
+
+def test_the_lower_step_size_must_be_given_where_a_head_has_no_curvature():
+    problem = few_shot(Bare(way=3))
+    method = MemoryReduced(lower_steps=1, cg_steps=1, warm_start=False)
+    with pytest.raises(ValueError, match="lower_step_size"):
+        method.lower_solver(Oracle(problem))

@@ -247,7 +247,7 @@ def test_the_parts_join_to_the_features(bn, queries):
     whole, joined = problem.embed(phi, tasks), join(*(part(phi, tasks) for part in functions))
     assert_near(joined.support, whole.support, within=1e-13)
     assert_near(joined.query, whole.query, within=1e-13)
-    assert whole.own.keys() == joined.own.keys() == {"head.log_ridge", "head.scale", "head.offset"}
+    assert whole.own.keys() == joined.own.keys() == {"head.log_ridge", "head.scale"}
 
 
 def test_accuracy_is_the_share_of_right_answers():
@@ -257,7 +257,7 @@ def test_accuracy_is_the_share_of_right_answers():
     theta = problem.lower_argmin(z, tasks)
     right = []
     for features, labels, W in zip(z.query, tasks.query_labels, theta.unflatten(-1, (3, -1)), strict=True):
-        scores = features @ W.T  # a scale > 0 and an offset change no order
+        scores = features @ W.T  # a scale > 0 changes no order
         right.append(sum(int(scores[j].argmax()) == int(labels[j]) for j in range(len(labels))) / len(labels))
     assert problem.accuracy(z, theta, tasks).tolist() == pytest.approx(right, abs=1e-12)
     assert 0 < sum(right) < 3
@@ -354,6 +354,25 @@ def test_closed_forms_of_the_head_are_those_of_the_problem():
     assert found["softmax"] == both | {"lower_inverse_hvp"}
     assert found["ridge"] == found["prototype"] == both | {"lower_inverse_hvp", "lower_argmin"}
     assert not few_shot(SoftmaxHead(way=3, ridge=0.0)).has("lower_inverse_hvp")
+
+
+def test_closed_forms_of_a_subclass_count_whatever_the_head_has():
+    class Own(FewShot):
+        def lower_solution(self, phi, tasks):
+            return torch.zeros(len(tasks), self.q)
+
+        def lower_inverse_hvp(self, features, theta, b, tasks):
+            return b / 2
+
+    problem = Own(episodes(), embedding=Conv4(4), head=SoftmaxHead(way=3, ridge=0.0))
+    assert problem.has("lower_solution")
+    assert problem.has("lower_inverse_hvp")
+    assert not problem.has("lower_argmin")
+    assert not problem.has("value")
+    phi, tasks, oracle = start(problem), drawn(problem), Oracle(problem)
+    theta = torch.ones(3, problem.q).double()
+    inverse = oracle.lower_hessian(oracle.features(phi, tasks), theta, tasks).inverse
+    assert torch.equal(inverse(theta), theta / 2)
 
 
 def test_features_that_are_not_finite_fail_in_their_task_alone():
