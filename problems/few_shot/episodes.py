@@ -19,7 +19,7 @@ from problems.few_shot.augmentation import Augmentation, Numbers, augmented
 from problems.few_shot.image_set import ImageSet
 
 SPLITS = {"train": 0, "validation": 1, "test": 2}  # a split's number enters the randomness
-_INDICES = 2**62  # the indices lie below
+INDICES = 2**62  # the indices lie below
 _SEEDS = 2**63  # and the seeds below this, so that a list can hold them as int64
 
 _Index = Tensor | Sequence[int] | Numbers
@@ -245,7 +245,7 @@ def _numbers(index: _Index) -> Numbers:
     numbers = index.cpu().numpy() if isinstance(index, Tensor) else np.asarray(index)
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
         raise ValueError(f"expected an index of integers (B,), got {numbers.dtype} {tuple(numbers.shape)}")
-    if numbers.size and not 0 <= int(numbers.min()) <= int(numbers.max()) < _INDICES:
+    if numbers.size and not 0 <= int(numbers.min()) <= int(numbers.max()) < INDICES:
         raise ValueError(f"expected indices 0 .. 2^62 - 1, got {numbers.min()} .. {numbers.max()}")
     return numbers.astype(np.int64)
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from problems.base import Parameters, Parts, Problem, Tasks
+from problems.base import Parameters, Parts, Tasks
 from problems.few_shot.embeddings import Embedding
 from problems.few_shot.episodes import Episodes
 from problems.few_shot.heads import CLOSED_FORMS, Head
 from problems.few_shot.normalisation import SEMANTICS, ByGroup, Fixed, Groups, Moments, Recording, Semantics
+from problems.few_shot.on_episodes import OnEpisodes
 
 
-class Embedded(NamedTuple):
+class TaskFeatures(NamedTuple):
     """Features of the support images (B, way shot, d) and query images (B, way queries, d), tensors of the head."""
 
     support: Tensor
@@ -24,21 +25,26 @@ class Embedded(NamedTuple):
     own: Parameters
 
 
-class FewShot(Problem):
+Embedded = TaskFeatures  # as paper_checks.few_shot_assumption imports it
+
+
+class FewShot(OnEpisodes):
     """g_i: the head's loss on the support images of episode i, f_i on its query images; phi is the embedding.
 
-    episodes        where tasks are drawn from, without end
-    embedding       `Conv4`, `ResNet12` or any `Embedding`
     head            `SoftmaxHead`, `RidgeHead`, `PrototypeHead` or any `Head`, for as many classes as the episodes have
     centred         subtract the mean of a task's support features from all its features: that mean, which the classes
                     share, makes the lower level ten times worse conditioned (docs/findings.md)
     bn              over which images batch norm averages: "task", "support" or "running" (`normalisation`)
-    autocast        run the network, and it alone, in this dtype (torch.bfloat16); None: in that of phi
-    channels_last   store the images of the network with channels last
+    episodes, embedding, autocast, channels_last   as in `OnEpisodes`
 
     Images are uint8 in the tasks and divided by 255. The lower level is strongly convex for fixed features, with
     moduli that depend on them: `curvature`; constants for all phi do not exist, so `constants` is None.
     The features are all that the K lower and N CG steps see: embed runs once, on support and query images.
+    To compute them again for the last line (`recompute`) saves memory where support and query are apart. With
+    bn="support" they are not, and the peak stays what it was.
+
+    Raises ValueError on a head for another number of classes, an unknown bn, and as `OnEpisodes` does; TypeError on
+    tasks whose images are not uint8.
     """
 
     def __init__(
@@ -56,18 +62,10 @@ class FewShot(Problem):
             raise ValueError(f"expected a head for the {episodes.way} classes of an episode, got one for {head.way}")
         if bn not in SEMANTICS:
             raise ValueError(f"expected bn one of {', '.join(SEMANTICS)}, got {bn!r}")
-        self.episodes, self.embedding, self.head = episodes, embedding, head
-        self.centred = centred
-        self.bn, self.autocast, self.channels_last = bn, autocast, channels_last
-        self.features = embedding.size(episodes.images.shape)
+        super().__init__(episodes, embedding=embedding, autocast=autocast, channels_last=channels_last)
+        self.head, self.centred, self.bn = head, centred, bn
         self.q = head.way * head.inputs(self.features)
         self.moments: dict[str, Moments] | None = None  # of "running", once gathered
-
-    def sample(self, size: int | None, rng: torch.Generator) -> Tasks:
-        """`size` episodes, their indices drawn from `rng`. Raises ValueError on None: there is no pool."""
-        if size is None:
-            raise ValueError("expected a number of episodes, got None: they are drawn without end")
-        return self.episodes.draw(torch.randint(2**62, (size,), generator=rng))
 
     def phi0(self, rng: torch.Generator) -> Parameters:
         """Initial tensors of the embedding and of the head."""
@@ -81,7 +79,7 @@ class FewShot(Problem):
 
     # ---- features
 
-    def embed(self, phi: Parameters, tasks: Tasks) -> Embedded:
+    def embed(self, phi: Parameters, tasks: Tasks) -> TaskFeatures:
         """Features of all images: one pass of the network where support and query are equally many."""
         if self.bn == "support":
             recording = Recording(self._groups(tasks))
@@ -104,11 +102,11 @@ class FewShot(Problem):
         )
         return Parts(functions, self._join)
 
-    def _join(self, support: Tensor, query: Tensor, own: Parameters) -> Embedded:
+    def _join(self, support: Tensor, query: Tensor, own: Parameters) -> TaskFeatures:
         if self.centred:
             mean = support.mean(-2, keepdim=True)
             support, query = support - mean, query - mean
-        return Embedded(self.head.prepare(support), self.head.prepare(query), own)
+        return TaskFeatures(self.head.prepare(support), self.head.prepare(query), own)
 
     def _features(
         self, phi: Parameters, images: Tensor, normalise: ByGroup | Recording | Fixed | None = None
@@ -117,13 +115,7 @@ class FewShot(Problem):
         groups = self._groups(images)
         if normalise is None:
             normalise = ByGroup(groups) if self.moments is None else Fixed(groups, self.moments)
-        like = next(iter(phi.values()))
-        x = groups.join(images).to(like.dtype).div_(255)
-        if self.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(like.device.type, self.autocast, enabled=self.autocast is not None):
-            Z = self.embedding(phi, x, normalise)
-        return groups.split(Z.to(like.dtype)).contiguous()
+        return groups.split(self._network(phi, groups.join(images), normalise)).contiguous()
 
     def _groups(self, batch: Tasks | Tensor) -> Groups:
         return Groups(len(batch), consecutive=self.channels_last)
@@ -148,33 +140,43 @@ class FewShot(Problem):
         gathered.bn, gathered.moments = "running", {layer: _pooled(of_groups, layer) for layer in of_groups[0]}
         return gathered
 
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> FewShot:
+        """A copy with the gathered statistics, where there are any, on `device` and in `dtype`."""
+        moved = cast(FewShot, super().to(device, dtype))
+        if self.moments is not None:
+            moved.moments = {
+                layer: Moments(*(tensor.to(device, dtype) for tensor in moments))
+                for layer, moments in self.moments.items()
+            }
+        return moved
+
     # ---- the two levels, by the head
 
-    def lower(self, features: Embedded, theta: Tensor, tasks: Tasks) -> Tensor:
+    def lower(self, features: TaskFeatures, theta: Tensor, tasks: Tasks) -> Tensor:
         """g_i, of the support images."""
         return self.head.lower(features.support, tasks.support_labels, theta, features.own)
 
-    def upper(self, features: Embedded, theta: Tensor, tasks: Tasks) -> Tensor:
+    def upper(self, features: TaskFeatures, theta: Tensor, tasks: Tasks) -> Tensor:
         """f_i, of the query images."""
         return self.head.upper(features.query, tasks.query_labels, theta, features.own)
 
-    def lower_gradient(self, features: Embedded, theta: Tensor, tasks: Tasks) -> Tensor:
+    def lower_gradient(self, features: TaskFeatures, theta: Tensor, tasks: Tasks) -> Tensor:
         """grad_theta g_i."""
         return self.head.lower_gradient(features.support, tasks.support_labels, theta, features.own)
 
-    def lower_hvp(self, features: Embedded, theta: Tensor, v: Tensor, tasks: Tasks) -> Tensor:
+    def lower_hvp(self, features: TaskFeatures, theta: Tensor, v: Tensor, tasks: Tasks) -> Tensor:
         """(d2g_i / dtheta2) v_i."""
         return self.head.lower_hvp(features.support, tasks.support_labels, theta, v, features.own)
 
-    def lower_inverse_hvp(self, features: Embedded, theta: Tensor, b: Tensor, tasks: Tasks) -> Tensor:
+    def lower_inverse_hvp(self, features: TaskFeatures, theta: Tensor, b: Tensor, tasks: Tasks) -> Tensor:
         """(d2g_i / dtheta2)^-1 b_i."""
         return self.head.lower_inverse_hvp(features.support, tasks.support_labels, theta, b, features.own)
 
-    def lower_argmin(self, features: Embedded, tasks: Tasks) -> Tensor:
+    def lower_argmin(self, features: TaskFeatures, tasks: Tasks) -> Tensor:
         """theta_i*."""
         return self.head.lower_argmin(features.support, tasks.support_labels, features.own)
 
-    def upper_gradient(self, features: Embedded, theta: Tensor, tasks: Tasks) -> Tensor:
+    def upper_gradient(self, features: TaskFeatures, theta: Tensor, tasks: Tasks) -> Tensor:
         """grad_theta f_i."""
         return self.head.upper_gradient(features.query, tasks.query_labels, theta, features.own)
 
@@ -186,11 +188,11 @@ class FewShot(Problem):
 
     # ---- what is reported
 
-    def curvature(self, features: Embedded, tasks: Tasks) -> tuple[Tensor, Tensor]:
+    def curvature(self, features: TaskFeatures, tasks: Tasks) -> tuple[Tensor, Tensor]:
         """mu and L of each task's lower level at these features, (B,)."""
         return self.head.curvature(features.support, tasks.support_labels, features.own)
 
-    def accuracy(self, features: Embedded, theta: Tensor, tasks: Tasks) -> Tensor:
+    def accuracy(self, features: TaskFeatures, theta: Tensor, tasks: Tasks) -> Tensor:
         """Share of the query images that the head puts in their class, (B,), float64."""
         logits = self.head.logits(features.query, theta, features.own)
         return (logits.argmax(-1) == tasks.query_labels).double().mean(-1)

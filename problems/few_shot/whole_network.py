@@ -8,19 +8,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from problems.base import Parameters, Problem, Tasks
+from problems.base import Parameters, Tasks
 from problems.few_shot.embeddings import Embedding
 from problems.few_shot.episodes import Episodes
 from problems.few_shot.normalisation import ByGroup, Groups
+from problems.few_shot.on_episodes import OnEpisodes
 
 
-class WholeNetwork(Problem):
+class WholeNetwork(OnEpisodes):
     """theta_i are all tensors of the network and of its last layer, and start at phi: theta0 = phi.
 
     g_i and f_i are the mean cross entropies of the support and query images, neither of which sees phi otherwise: the
     implicit gradient is zero, and phi is learned through the steps (`ITDBiO`). g_i is not convex: outside the theory.
 
-    episodes, embedding, autocast, channels_last   as in `FewShot`; batch norm has the semantics "task"
+    episodes, embedding, autocast, channels_last   as in `OnEpisodes`; batch norm has the semantics "task"
 
     Source: Finn, Abbeel, Levine, ICML 2017 (MAML).
     """
@@ -35,19 +36,10 @@ class WholeNetwork(Problem):
         autocast: torch.dtype | None = None,
         channels_last: bool = False,
     ):
-        self.episodes, self.embedding = episodes, embedding
-        self.autocast, self.channels_last = autocast, channels_last
-        shape = episodes.images.shape
-        self.features = embedding.size(shape)
-        like = embedding.parameters(shape, torch.Generator()) | self._last_layer(torch.Generator())
+        super().__init__(episodes, embedding=embedding, autocast=autocast, channels_last=channels_last)
+        like = self.phi0(torch.Generator())
         self.shapes = {name: tensor.shape for name, tensor in like.items()}
         self.q = sum(tensor.numel() for tensor in like.values())
-
-    def sample(self, size: int | None, rng: torch.Generator) -> Tasks:
-        """`size` episodes, their indices drawn from `rng`. Raises ValueError on None: there is no pool."""
-        if size is None:
-            raise ValueError("expected a number of episodes, got None: they are drawn without end")
-        return self.episodes.draw(torch.randint(2**62, (size,), generator=rng))
 
     def phi0(self, rng: torch.Generator) -> Parameters:
         """Initial tensors of the network; the last layer uniform within 1 / sqrt(features)."""
@@ -82,12 +74,7 @@ class WholeNetwork(Problem):
     def _logits(self, theta: Tensor, images: Tensor) -> Tensor:
         sizes = [shape.numel() for shape in self.shapes.values()]
         own = {name: x.view(self.shapes[name]) for name, x in zip(self.shapes, theta.split(sizes), strict=True)}
-        x = images.to(theta.dtype).div_(255)
-        if self.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(theta.device.type, self.autocast, enabled=self.autocast is not None):
-            Z = self.embedding(own, x, ByGroup(Groups(1)))
-        return Z.to(theta.dtype) @ own["last.weight"].mT + own["last.bias"]
+        return self._network(own, images, ByGroup(Groups(1))) @ own["last.weight"].mT + own["last.bias"]
 
     def _last_layer(self, rng: torch.Generator) -> Parameters:
         bound = 1 / math.sqrt(self.features)

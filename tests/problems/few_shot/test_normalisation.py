@@ -199,6 +199,21 @@ def test_gathered_statistics_normalise_support_and_query_alike():
             assert_near(found[:, :-1], expected, within=1e-12)
 
 
+def test_gathered_statistics_go_where_the_problem_goes():
+    problem = few_shot()
+    phi, tasks = start(problem), drawn(problem, 2)
+    gathered = problem.gather(phi, [drawn(problem, 4, seed=5)])
+    single = gathered.to(dtype=torch.float32)
+    assert {x.dtype for moments in single.moments.values() for x in moments} == {torch.float32}
+    assert {x.dtype for moments in gathered.moments.values() for x in moments} == {torch.float64}
+    phi32 = {name: tensor.float() for name, tensor in phi.items()}
+    found = single.embed(phi32, tasks)
+    assert found.query.dtype == torch.float32
+    assert_near(found.query.double(), gathered.embed(phi, tasks).query, within=1e-5)
+    assert {x.device.type for moments in gathered.to("meta").moments.values() for x in moments} == {"meta"}
+    assert problem.to(dtype=torch.float32).moments is None
+
+
 def test_statistics_of_long_means_and_small_variances_are_not_lost_in_rounding():
     problem = few_shot(embedding=Conv4(2), source=episodes(shot=1, queries=1))
     phi = {name: tensor.float() for name, tensor in start(problem).items()}

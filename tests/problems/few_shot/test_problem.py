@@ -338,7 +338,6 @@ def test_bfloat16_is_for_the_network_alone(bn, channels_last):
             lambda: few_shot(source=episodes(side=8)),
             "expected images of at least 16 x 16 pixels for Conv4, got 8 x 8",
         ),
-        (lambda: few_shot().sample(None, torch.Generator()), "expected a number of episodes, got None"),
         (lambda: few_shot().gather(start(few_shot()), []), "expected at least one batch of tasks .* got none"),
     ],
 )

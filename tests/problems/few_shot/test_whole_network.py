@@ -127,8 +127,3 @@ def test_replicas_together_equal_separate_runs():
         alone = run(problem, method, iterations=2, batch=2, seed=1 + r)
         for name, tensor in alone.phi.items():
             assert_near(together.phi[name][r], tensor, within=1e-9)
-
-
-def test_the_number_of_episodes_is_asked_for():
-    with pytest.raises(ValueError, match="expected a number of episodes, got None: they are drawn without end"):
-        whole_network().sample(None, torch.Generator())
