@@ -114,8 +114,8 @@ def glyphs(
     matplotlib, Pillow or torch they may differ; between processors, a few values in a million by one level.
 
     They are drawn once (13 s on one core for the default of "hard", 61 MB; 38 s and 174 MB for all) and then
-    memory-mapped from `cache/glyphs-KEY/`, whose metadata.json records the drawing, the versions and the SHA-256 of each
-    split.
+    memory-mapped from `cache/glyphs-KEY/`, whose metadata.json records the drawing, the versions and the SHA-256 of
+    each split.
 
     Raises ValueError on an unknown variant, other numbers, or more classes than there are; OSError where the cache
     cannot be written; RuntimeError where a font of matplotlib's wheel is missing.
