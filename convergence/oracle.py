@@ -195,6 +195,7 @@ class Oracle:
         """
         self.calls["cross_product"] += len(tasks)
         if self.problem.has("surrogate_gradient"):
+            self.upper_values = None
             with torch.no_grad():
                 return self._over_replicas(self.problem.surrogate_gradient, z.phi, z.value, theta, v, tasks)
         if z.graph is None:

@@ -391,3 +391,13 @@ def test_the_values_of_f_are_kept_from_the_last_line(recompute):
     oracle.hypergradient(z, theta, theta, oracle.pool)
     assert not oracle.upper_values.requires_grad
     assert_near(oracle.upper_values, problem.upper(phi, theta, oracle.pool), within=1e-6)
+
+
+def test_the_values_of_f_are_not_those_of_an_earlier_line_where_a_closed_form_took_the_last():
+    problem = Quadratic.random(tasks=3, p=2, q=2, kappa=2.0)
+    oracle, phi = Oracle(problem), {"phi": normal(0, 2)}
+    z, theta = oracle.embed(phi, oracle.pool, keep_graph=True), normal(1, 3, 2)
+    oracle.total_gradient(z, theta, oracle.pool)
+    assert oracle.upper_values is not None
+    oracle.hypergradient(z, theta, theta, oracle.pool)
+    assert oracle.upper_values is None
