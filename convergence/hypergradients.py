@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from convergence.arguments import integer, positive
 from convergence.linear_solvers import LinearSolver
 from convergence.lower_solvers import GradientDescent
 from convergence.oracle import Features, Oracle
+from convergence.status import Status
 from problems import Parameters, Tasks
 
 
@@ -67,7 +69,7 @@ class Unrolled:
         for name in ("hvp", "cross_product"):
             oracle.calls[name] += self.steps * len(tasks)
         theta = theta.detach()
-        return Estimate(d, theta, theta.new_zeros(theta.shape), theta.new_zeros(theta.shape[:-1]).int())
+        return Estimate(d, theta, torch.zeros_like(theta), non_finite(theta))
 
 
 @dataclass(frozen=True)
@@ -92,4 +94,9 @@ class FirstOrder:
         end = GradientDescent(self.steps, self.step_size).solve(oracle, z, start, tasks)
         theta = theta + (end - start)
         d = oracle.total_gradient(z, theta, tasks)
-        return Estimate(d, end, end.new_zeros(end.shape), end.new_zeros(end.shape[:-1]).int())
+        return Estimate(d, end, torch.zeros_like(end), non_finite(end))
+
+
+def non_finite(theta: Tensor) -> Tensor:
+    """NON_FINITE for each task whose theta holds a value that is not finite, else 0, (..., B)."""
+    return torch.where(torch.isfinite(theta).all(-1), 0, Status.NON_FINITE).int()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from convergence.arguments import positive
+from convergence.hypergradients import non_finite
 from convergence.method import Step, descend
 from convergence.oracle import Calls, Features, Oracle
 from problems import Parameters, Tasks
@@ -39,8 +41,8 @@ class ClosedForm:
         theta = oracle.lower_argmin(z, tasks)
         d = oracle.total_gradient(z, theta, tasks)
         theta = theta.detach()
-        none = theta.new_zeros(theta.shape[:-1]).int()
-        return Step(descend(phi, d, self.upper_step_size), None, d, theta, theta.new_zeros(theta.shape), none)
+        phi = descend(phi, d, self.upper_step_size)
+        return Step(phi, None, d, theta, torch.zeros_like(theta), non_finite(theta))
 
     def adapt(self, oracle: Oracle, z: Features, phi: Parameters, tasks: Tasks) -> Tensor:
         """theta_i*, (..., B, q)."""

@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import grad
 
-from convergence import ConjugateGradient, Estimate, GradientDescent, Implicit, Oracle, Unrolled, peak_bytes, reference
+from convergence import (
+    ConjugateGradient,
+    Estimate,
+    GradientDescent,
+    Implicit,
+    Oracle,
+    Status,
+    Unrolled,
+    peak_bytes,
+    reference,
+)
 from convergence.hypergradients import FirstOrder
 from convergence.memory import saved_bytes
 from problems import PROBLEMS, Parameters, Problem, ProxLogistic, Quadratic
@@ -308,6 +318,17 @@ def test_first_order_keeps_the_derivative_of_the_start_and_of_f_alone(name, step
     full, _ = unrolled(problem, dense.named(x), steps=steps, step_size=0.1)
     gap = float((dense.vector(full.direction) - dense.vector(found.direction)).abs().max())
     assert gap <= 1e-13 if steps == 0 else gap > 1e-3
+
+
+@pytest.mark.parametrize("estimator", [Unrolled, FirstOrder])
+def test_lower_steps_that_overflow_fail_in_their_task_alone(estimator):
+    problem = Quadratic.random(tasks=3, p=2, q=2, kappa=2.0)
+    oracle = Oracle(problem)
+    z = oracle.embed({"phi": normal(0, 2)}, oracle.pool, keep_graph=True)
+    theta = torch.tensor([[0.0, 0.0], [1e308, 1e308], [1.0, 1.0]], dtype=torch.float64)
+    found = estimator(6, 10.0).estimate(oracle, z, theta, oracle.pool)
+    assert found.failure.tolist() == [0, Status.NON_FINITE, 0]
+    assert not found.v.any()
 
 
 def test_the_memory_of_first_order_does_not_depend_on_the_lower_steps():

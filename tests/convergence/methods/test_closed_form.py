@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import grad
 
-from convergence import MemoryReduced, Oracle, peak_bytes, run
+from convergence import MemoryReduced, Oracle, Status, peak_bytes, run
 from convergence.methods import ClosedForm
 from problems import Quadratic
 from tests.independent import Dense, assert_near
@@ -47,6 +47,18 @@ def test_the_direction_is_the_gradient_of_the_upper_objective_at_the_minimiser(p
     assert not step.v.any()
     assert not step.failure.any()
     assert not any(tensor.requires_grad for tensor in (step.theta, step.phi["phi"], step.direction["phi"]))
+
+
+def test_a_minimiser_that_is_not_finite_fails_in_its_task_alone():
+    class Poisoned(Solved):
+        def lower_argmin(self, features, tasks):
+            return super().lower_argmin(features, tasks) * torch.where(tasks.index == 1, torch.nan, 1.0).unsqueeze(-1)
+
+    problem = Poisoned(Quadratic.random(tasks=3, p=3, q=4, kappa=5.0))
+    oracle, phi = Oracle(problem), {"phi": normal(0, 3)}
+    step = METHOD.step(oracle, phi, oracle.pool, None)
+    assert step.failure.tolist() == [0, Status.NON_FINITE, 0]
+    assert not bool(step.direction["phi"].isfinite().all())
 
 
 def test_it_runs_as_the_paper_s_algorithm_does_with_a_converged_lower_level():
