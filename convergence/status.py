@@ -31,7 +31,8 @@ _ADVICE = {
     Status.MAX_ITERATIONS: "all iterations ran; ask for more if the trace still falls.",
     Status.CONVERGED: "the stopping criterion was met.",
     Status.BREAKDOWN: (
-        "conjugate gradient met p'Hp <= 0, so the lower Hessian is not positive definite at the iterate reached: "
+        "the linear solver met p'Hp <= 0, so the lower Hessian is not positive definite at the iterate reached, or "
+        "(Direct) too ill-conditioned for its dtype: "
         "add a ridge term to the lower objective, take more lower steps, or a smaller lower step size."
     ),
     Status.NON_FINITE: (
