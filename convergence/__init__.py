@@ -2,35 +2,43 @@
 
 from convergence.adaptive import Certified
 from convergence.certificates import Certificate, certified_error
+from convergence.chunks import direction_in_chunks
 from convergence.driver import resolve_device, run
-from convergence.hypergradients import Estimate, Implicit, Unrolled
-from convergence.linear_solvers import ConjugateGradient, LinearSolution
+from convergence.hypergradients import Estimate, FirstOrder, Implicit, Unrolled
+from convergence.linear_solvers import ConjugateGradient, Direct, LinearSolution, LinearSolver
 from convergence.lower_solvers import GradientDescent
 from convergence.memory import PeakBytes, peak_bytes
 from convergence.memory_reduced import MemoryReduced, State
 from convergence.method import Method, Step
-from convergence.methods import ITDBiO
+from convergence.methods import ClosedForm, ITDBiO
 from convergence.oracle import Oracle
 from convergence.probes import PROBES, Probe, Snapshot
+from convergence.recipes import RECIPES, Recipe
 from convergence.reference import ReferenceFailed, reference
 from convergence.result import Result, RunFailed
 from convergence.status import Status
 
 __all__ = [
     "PROBES",
+    "RECIPES",
     "Certificate",
     "Certified",
+    "ClosedForm",
     "ConjugateGradient",
+    "Direct",
     "Estimate",
+    "FirstOrder",
     "GradientDescent",
     "ITDBiO",
     "Implicit",
     "LinearSolution",
+    "LinearSolver",
     "MemoryReduced",
     "Method",
     "Oracle",
     "PeakBytes",
     "Probe",
+    "Recipe",
     "ReferenceFailed",
     "Result",
     "RunFailed",
@@ -40,6 +48,7 @@ __all__ = [
     "Step",
     "Unrolled",
     "certified_error",
+    "direction_in_chunks",
     "peak_bytes",
     "reference",
     "resolve_device",
