@@ -48,7 +48,7 @@ class Plan:
                         `decay_every` iterations (None: a third of T)
     bn                  over which images batch norm averages: "task", "support" or "running"
     dtype               "float32" or "float64"
-    autocast            the network, and it alone, in bfloat16
+    autocast            the network, and it alone, in bfloat16; with dtype "float32" only
     channels_last       images of the network stored with channels last
     device              "cpu", "cuda", "cuda:1", ...
     seed                of the start and of the training episodes
@@ -106,6 +106,8 @@ class Plan:
         named(DTYPES, self.dtype, "dtype")
         for name, known in {"schedule": SCHEDULES, "bn": SEMANTICS}.items():
             named(dict.fromkeys(known), getattr(self, name), name)
+        if self.autocast and self.dtype != "float32":  # torch leaves float64 as it is
+            raise ValueError(f"expected autocast with dtype float32 only, got {self.dtype}")
         resolve_device(self.device)
 
     # ---- what follows from it

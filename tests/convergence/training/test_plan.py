@@ -36,6 +36,7 @@ def test_a_plan_goes_through_json(augmentation):
         {"dtype": "float16"},
         {"device": "tpu"},
         {"patience": 3, "validate_every": None},
+        {"autocast": True, "dtype": "float64"},
     ],
 )
 def test_wrong_fields_are_named(wrong):
