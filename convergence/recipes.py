@@ -53,15 +53,21 @@ class Recipe:
         autocast: torch.dtype | None = None,
         channels_last: bool = False,
     ) -> FewShot | WholeNetwork:
-        """The problem on these episodes. Raises ValueError on bn other than "task" where all of the network adapts."""
+        """The problem on these episodes.
+
+        Raises ValueError on bn other than "task" where all of the network adapts, and beside `MemoryReduced` on a head
+        whose start is learned, which it cannot, and on recompute with bn="support", which saves nothing.
+        """
         if self.head is None:
             if bn != "task":
                 raise ValueError(f'expected bn="task" where all of the network adapts, got {bn!r}')
             return WholeNetwork(episodes, embedding=embedding, autocast=autocast, channels_last=channels_last)
+        head = self.head(episodes.way)
+        self._check(head, bn)
         return FewShot(
             episodes,
             embedding=embedding,
-            head=self.head(episodes.way),
+            head=head,
             centred=self.centred,
             bn=bn,
             autocast=autocast,
@@ -74,11 +80,28 @@ class Recipe:
         return replace(self, method=replace(method, **changes))
 
     def with_head(self, **changes: Any) -> Recipe:
-        """The recipe with other fields of its head, as ridge=0.01. Raises TypeError on fields that it does not have."""
+        """The recipe with other fields of its head, as ridge=0.01.
+
+        Raises TypeError on fields that the head does not have, and what the head raises on their values.
+        """
         make: Any = self.head
         if make is None:
             raise TypeError(f"expected a recipe with a head for {', '.join(changes)}, got one that adapts all")
+        replace(make(2), **changes)  # raises here, and not where the problem is made
         return replace(self, head=lambda way: replace(make(way), **changes))
+
+    def _check(self, head: Head, bn: Semantics) -> None:
+        if not isinstance(self.method, MemoryReduced):
+            return
+        if getattr(head, "learned_start", False):
+            raise ValueError(
+                "expected learned_start=False with MemoryReduced, whose gradient in head.start is exactly zero, got True"
+            )
+        if self.method.recompute and bn == "support":
+            raise ValueError(
+                'expected bn "task" or "running" with recompute, which saves no memory where query images are '
+                f"normalised by the statistics of support images, got {bn!r}"
+            )
 
 
 def _softmax(**options: Any) -> Callable[[int], Head]:
@@ -96,12 +119,17 @@ _ANIL = Recipe(
     source="Raghu et al., ICLR 2020",
 )
 
+# Lower steps and step sizes of "published", ITD-BiO, ANIL and MAML are those of Yang, Ma, Yu (AAAI 2025) for CIFAR-FS
+# and FC100. For mini- and tieredImageNet they have steps of 0.05 in Algorithm 1 and ITD-BiO, and five steps in ANIL.
+# Differs: Adam's learning rate is 1e-3 in all; theirs is 1e-4 for CIFAR-FS and FC100 (MAML 1e-3), and 1e-3 for the two
+# others (MAML 5e-3).
 RECIPES: dict[str, Recipe] = {
     "memory_reduced": Recipe(
         method=MemoryReduced(lower_steps=20, cg_steps=10, warm_start=False),
         head=_softmax(ridge=1.0),
         centred=True,
-        source="Yang, Ma, Yu, AAAI 2025, Algorithm 1, with a ridge, lower steps of 2 / (L_i + mu)",
+        source="Yang, Ma, Yu, AAAI 2025, Algorithm 1. Differs from their experiments: ridge 1 (there 0), centred "
+        "features (there not), lower steps of 2 / (L_i + mu) task by task (there 0.1), N = 10 CG steps (there 20)",
     ),
     "published": Recipe(
         method=MemoryReduced(
@@ -109,7 +137,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         head=_softmax(ridge=0.0),
         breakdowns=True,
-        source="Yang, Ma, Yu, AAAI 2025, as in their experiments: no ridge, outside the theory",
+        source="Yang, Ma, Yu, AAAI 2025, as in their experiments on CIFAR-FS: no ridge, outside the theory. Differs: "
+        "Adam's learning rate is 1e-3 (there 1e-4)",
     ),
     "itd_bio": Recipe(
         method=ITDBiO(lower_steps=20, lower_step_size=0.1),

@@ -24,7 +24,7 @@ from problems.few_shot import (
     WholeNetwork,
 )
 from tests.independent import assert_near
-from tests.problems.few_shot.tiny import drawn, episodes, start
+from tests.problems.few_shot.tiny import drawn, episodes, few_shot, start
 
 by_name = pytest.mark.parametrize("name", RECIPES)
 ADAM = partial(torch.optim.Adam, lr=1e-3)
@@ -45,7 +45,7 @@ def assert_moves(found: Direction, *, breakdowns: bool) -> None:
     assert all(tensor.dtype == torch.float32 for tensor in found.direction.values())
     moved = {name for name, tensor in found.direction.items() if float(tensor.norm()) > 1e-7}
     # a bias that batch norm takes away again has slope zero, but for rounding
-    still = {name for name in found.direction if name.endswith("conv.bias")} | {"head.offset"}
+    still = {name for name in found.direction if name.endswith("conv.bias")}
     assert found.direction.keys() - moved <= still
     assert breakdowns or int(found.failed) == 0
 
@@ -210,6 +210,44 @@ def test_the_problem_is_the_one_asked_for(name):
         assert recipe.problem(episodes(), embedding=Conv4(4), bn="support").bn == "support"
         assert problem.head.way == 3
         assert problem.centred == recipe.centred
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "sentence"),
+    [
+        (
+            RECIPES["memory_reduced"].with_head(learned_start=True),
+            {},
+            "expected learned_start=False with MemoryReduced, .*head.start is exactly zero, got True",
+        ),
+        (
+            RECIPES["memory_reduced"].varied(recompute=True),
+            {"bn": "support"},
+            """expected bn "task" or "running" with recompute, .* got 'support'""",
+        ),
+    ],
+)
+def test_what_a_method_cannot_do_with_a_problem_is_refused(recipe, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        recipe.problem(episodes(), embedding=Conv4(4), **options)
+
+
+def test_a_learned_start_has_an_implicit_gradient_of_exactly_zero():  # why it is refused
+    problem = few_shot(SoftmaxHead(way=3, learned_start=True))
+    phi, oracle, method = start(problem), Oracle(problem), RECIPES["memory_reduced"].method
+    found = method.step(oracle, phi, drawn(problem), method.start(oracle, phi)).direction
+    assert not found["head.start"].any()
+    assert found["block1.conv.weight"].any()
+
+
+def test_fields_that_a_head_does_not_have_are_refused_at_once():
+    assert RECIPES["memory_reduced"].with_head(ridge=0.5).head(3) == SoftmaxHead(way=3, ridge=0.5)
+    with pytest.raises(TypeError, match="ridge"):
+        RECIPES["protonet"].with_head(ridge=0.5)
+    with pytest.raises(TypeError, match="expected a recipe with a head for ridge, got one that adapts all"):
+        RECIPES["maml"].with_head(ridge=0.5)
+    with pytest.raises(ValueError, match="expected ridge a finite number >= 0, got -1"):
+        RECIPES["memory_reduced"].with_head(ridge=-1)
 
 
 def test_a_recipe_varied_has_other_fields_of_its_method_alone():
