@@ -11,6 +11,7 @@ from typing import TypeVar
 import typer
 
 WRONG_USAGE = 2
+INTERRUPTED = 130
 BROKEN = 70  # a defect of this package or of what it runs: neither a verdict nor wrong usage
 T = TypeVar("T")
 
@@ -27,18 +28,22 @@ def named(catalogue: Mapping[str, T], name: str, kind: str) -> T:
         return catalogue[name]
     near = difflib.get_close_matches(name, catalogue, n=1)
     hint = f": did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"expected a {kind} out of {', '.join(catalogue)}; got {name!r}{hint}")
+    article = "an" if kind[0] in "aeiou" else "a"
+    raise ValueError(f"expected {article} {kind} out of {', '.join(catalogue)}; got {name!r}{hint}")
 
 
 def main(app: typer.Typer) -> None:
-    """Run the command line; wrong usage ends in one line on standard error and exit status 2, a defect with 70."""
+    """Run the command line; wrong usage ends in one line on standard error and exit status 2, a defect with 70.
+
+    A KeyboardInterrupt ends with 130. A message that holds a list, on indented lines, keeps its lines.
+    """
     try:
         code = app(standalone_mode=False)  # some releases of Typer return the exit status, others raise it
-        sys.exit(code if isinstance(code, int) else 0)
+        _end(code if isinstance(code, int) else 0)
     except typer.Exit as error:
-        sys.exit(error.exit_code)
-    except typer.Abort:
-        _refuse("interrupted", code=130)
+        _end(error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        _end(INTERRUPTED)
     except (ValueError, TypeError, OSError) as error:
         _refuse(str(error))
     except Exception as error:  # what the option parser rejects; its class differs between releases of Typer
@@ -48,6 +53,15 @@ def main(app: typer.Typer) -> None:
         _refuse(error.format_message())
 
 
-def _refuse(message: str, code: int = WRONG_USAGE) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+def _end(code: int) -> None:
+    if code == INTERRUPTED:  # what Typer makes of a KeyboardInterrupt, without a word
+        print("interrupted", file=sys.stderr)
     sys.exit(code)
+
+
+def _refuse(message: str) -> None:
+    lines = message.splitlines()
+    if not any(line[:1].isspace() for line in lines):
+        lines = [" ".join(message.split())]
+    print("error: " + "\n".join(lines), file=sys.stderr)
+    sys.exit(WRONG_USAGE)
