@@ -194,6 +194,9 @@ def test_npz_arrays(folder):
     splits = read(folder)
     assert splits.layout == "arrays"
     assert splits["train"].shape == (1, 4, 4)
+    assert read(folder, size=4)["train"].shape == (1, 4, 4)
+    with pytest.raises(ValueError, match=r"got size=5 for the train images of 4 x 4 in .*data \(arrays\)"):
+        read(folder, size=5)
 
 
 @pytest.mark.parametrize(
