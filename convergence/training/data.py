@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -30,7 +31,7 @@ def images(
     root     of the others: the folder that holds the files
     size     of the others: the side to which image files are resized, in pixels
     classes, images_per_class   of glyphs: as many of train, validation and test, instead of the default
-    progress   a bar on the standard error while images are drawn or converted
+    progress   on the standard error a bar while images are drawn or converted, and of files the layout that was read
 
     Raises ValueError on an unknown name or what does not go with it, and as `glyphs` and `readers.load` do.
     """
@@ -42,11 +43,15 @@ def images(
         asked = {"classes": classes, "images_per_class": images_per_class}
         return DATA_SETS[name](progress=progress, **{key: value for key, value in asked.items() if value is not None})
     if root is None:
-        raise ValueError(f"expected --root, the folder that holds {name}, got none")
+        raise ValueError(f"expected --root, the folder where the files of the data set {name} are, got none")
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not (progress and console.is_terminal)) as bar:
         task = bar.add_task(f"{name}: images", total=None)
-        return readers.load(name, root, size=size, advance=lambda count: bar.advance(task, count))
+        found = readers.load(name, root, size=size, advance=lambda count: bar.advance(task, count))
+    if progress:
+        passed_over = f"; not read, though there: {', '.join(found.others)}" if found.others else ""
+        print(f"{name}: {found.layout} in {found.folder}{passed_over}", file=sys.stderr)
+    return found
 
 
 def _require_none(options: dict[str, object], name: str) -> None:

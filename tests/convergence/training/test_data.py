@@ -1,6 +1,7 @@
 """Images by the name of their data set."""
 
 import pytest
+from PIL import Image
 
 from convergence.training.data import NAMES, images
 from problems.few_shot.cache import VARIABLE
@@ -11,6 +12,18 @@ def test_files_are_read_from_the_folder_given(tmp_path):
     splits = images("folder", root=write_tiny(tmp_path / "files"), progress=False)
     for split, expected in tiny_splits().items():
         assert (splits[split].images == expected.images).all()
+
+
+def test_the_layout_that_was_read_is_said_and_what_else_was_there(tmp_path, capsys):
+    root = write_tiny(tmp_path / "files")
+    images("folder", root=root)
+    assert capsys.readouterr() == ("", f"folder: arrays in {root}\n")
+    for split, own in tiny_splits().items():
+        for name in own.names[:2]:
+            (root / split / name).mkdir(parents=True)
+            Image.fromarray(own.images[0, ..., 0]).save(root / split / name / "0.png")
+    images("folder", root=root)
+    assert capsys.readouterr().err == f"folder: class folders in {root}; not read, though there: arrays\n"
 
 
 def test_glyphs_are_drawn_as_many_as_asked(tmp_path, monkeypatch):
@@ -24,7 +37,7 @@ def test_glyphs_are_drawn_as_many_as_asked(tmp_path, monkeypatch):
     ("name", "options", "message"),
     [
         ("omniglot", {}, "expected a data set out of .*cifar-fs.*; got 'omniglot'"),
-        ("cifar-fs", {}, "expected --root, the folder that holds cifar-fs, got none"),
+        ("cifar-fs", {}, "expected --root, the folder where the files of the data set cifar-fs are, got none"),
         ("cifar-fs", {"root": ".", "classes": (1, 1, 1)}, "expected no --classes with the data set cifar-fs"),
         ("glyphs", {"root": "x"}, "expected no --root with the data set glyphs, got x"),
         ("glyphs", {"size": 3}, "expected no --size with the data set glyphs, got 3"),
