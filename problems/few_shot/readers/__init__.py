@@ -41,9 +41,9 @@ def load(
     are there, it is the first in the order of `READERS[name].layouts` (in `folder` before its subfolders), and `others`
     names the rest. Images are uint8 (N, H, W, C), red, green, blue.
 
-    Raises ValueError on an unknown name, a size that arrays do not have, and on files that are damaged, contradict each other, or lead out of the
-    folder; FileNotFoundError, naming every layout and where to get the data, where nothing is found;
-    ModuleNotFoundError where hdf5 or parquet files are there but not the extra few-shot.
+    Raises ValueError on an unknown name, a size that arrays do not have, and on files that are damaged, contradict
+    each other, or lead out of the folder; FileNotFoundError, naming every layout and where to get the data, where
+    nothing is found; ModuleNotFoundError where hdf5 or parquet files are there but not the extra few-shot.
     """
     if name not in READERS:
         raise ValueError(f"expected the name of a data set, one of {', '.join(READERS)}, got {name!r}")
