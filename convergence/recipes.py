@@ -95,7 +95,7 @@ class Recipe:
             return
         if getattr(head, "learned_start", False):
             raise ValueError(
-                "expected learned_start=False with MemoryReduced, whose gradient in head.start is exactly zero, got True"
+                "expected learned_start=False with MemoryReduced, whose gradient in head.start is zero, got True"
             )
         if self.method.recompute and bn == "support":
             raise ValueError(

@@ -218,7 +218,7 @@ def test_the_problem_is_the_one_asked_for(name):
         (
             RECIPES["memory_reduced"].with_head(learned_start=True),
             {},
-            "expected learned_start=False with MemoryReduced, .*head.start is exactly zero, got True",
+            "expected learned_start=False with MemoryReduced, .*head.start is zero, got True",
         ),
         (
             RECIPES["memory_reduced"].varied(recompute=True),
