@@ -52,7 +52,7 @@ from paper_checks.few_shot_theory import exact_cg, lower_hessian, residual_bound
 from problems import Parameters, Tasks
 from problems.few_shot import Conv4, Episodes, FewShot, Head, SoftmaxHead
 from problems.few_shot.glyphs import glyphs
-from problems.few_shot.problem import Embedded
+from problems.few_shot.problem import TaskFeatures
 
 PLANTED = "the ridge is left out of the Hessian-vector products"
 RIDGE = 0.1  # the smaller of the two that validation does not tell apart in (d)
@@ -78,9 +78,9 @@ class RidgeLeftOut(SoftmaxHead):
 class OnFeatures(FewShot):
     """Heads on features that are phi themselves: d is the derivative with respect to them."""
 
-    def embed(self, phi: Parameters, tasks: Tasks) -> Embedded:
+    def embed(self, phi: Parameters, tasks: Tasks) -> TaskFeatures:
         """The features as they are."""
-        return Embedded(self.head.prepare(phi["support"]), self.head.prepare(phi["query"]), {})
+        return TaskFeatures(self.head.prepare(phi["support"]), self.head.prepare(phi["query"]), {})
 
 
 class Given(NamedTuple):

@@ -25,9 +25,6 @@ class TaskFeatures(NamedTuple):
     own: Parameters
 
 
-Embedded = TaskFeatures  # as paper_checks.few_shot_assumption imports it
-
-
 class FewShot(OnEpisodes):
     """g_i: the head's loss on the support images of episode i, f_i on its query images; phi is the embedding.
 
