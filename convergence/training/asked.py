@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from convergence.command_line import named
@@ -46,10 +46,28 @@ class Asked:
 
     @classmethod
     def from_json(cls, labels: Mapping[str, Any]) -> Asked:
-        """What was asked for by these fields. Raises ValueError where they are others."""
-        if (expected := {field.name for field in fields(cls)}) != labels.keys():
-            raise ValueError(f"expected the labels {sorted(expected)} of a run by name, got {sorted(labels)}")
-        return cls(**{**labels, "classes": None if labels["classes"] is None else tuple(labels["classes"])})
+        """What was asked for by these fields; those with a default may be left out.
+
+        Raises ValueError on others: a run that was made from Python has labels of its own.
+        """
+        needed = {field.name for field in fields(cls) if field.default is MISSING}
+        if not needed <= labels.keys():
+            raise ValueError(
+                f"expected a run made by the command line, got one made from Python, with the labels {sorted(labels)}: "
+                "use convergence.training.load and evaluate"
+            )
+        if others := labels.keys() - {field.name for field in fields(cls)}:
+            raise ValueError(f"expected the labels of a run by name, got also {', '.join(sorted(others))}")
+        classes = labels.get("classes")
+        return cls(**{**labels, "classes": None if classes is None else tuple(classes)})
+
+    def resumed(self, labels: Mapping[str, Any]) -> Asked:
+        """What goes on with a run of these labels (same data, same method): what was not asked for is as they say."""
+        held = Asked.from_json(labels)
+        if (held.data, held.method) != (self.data, self.method):
+            return self
+        open_ = {name for name, value in self.as_json().items() if value is None or value is False}
+        return replace(self, **{name: getattr(held, name) for name in open_})
 
     def splits(self) -> Splits:
         """The images."""
@@ -67,9 +85,15 @@ class Asked:
         first = self.channels
         return ResNet12((first, 5 * first // 2, 5 * first, 10 * first))
 
-    def recipe(self) -> Recipe:
-        """The recipe with what was changed. Raises ValueError where it has no such thing."""
+    def recipe(self, held: Mapping[str, Any] | None = None) -> Recipe:
+        """The recipe with what was changed. Raises ValueError where it has no such thing.
+
+        held   config["recipe"] of a checkpoint (`described_run`): its numbers stand for those that the recipe has
+               today, so that a run is evaluated and goes on as it was trained
+        """
         recipe = named(RECIPES, self.method, "method")
+        if held is not None:
+            recipe = as_described(recipe, held)
         if self.direct and self.cg_steps is not None:
             raise ValueError(f"expected --direct or --cg-steps, got both (--cg-steps {self.cg_steps})")
         changes = _given(lower_steps=self.lower_steps, lower_step_size=self.lower_step_size, cg_steps=self.cg_steps)
@@ -86,6 +110,29 @@ class Asked:
         if of_head:
             _require_fields(None if recipe.head is None else recipe.head(2), of_head, f"the head of {self.method}")
         return changed.with_head(**of_head) if of_head else changed
+
+
+def as_described(recipe: Recipe, description: Mapping[str, Any]) -> Recipe:
+    """The recipe with the numbers of its description, where they are of the same types of method, head and solver."""
+    make, of_head = recipe.head, description.get("head")
+    plain = {name: description[name] for name in ("centred", "breakdowns", "learning_rate") if name in description}
+    head = make if make is None or of_head is None else lambda way: _as_described(make(way), {**of_head, "way": way})
+    return replace(recipe, method=_as_described(recipe.method, description.get("method")), head=head, **plain)
+
+
+_SOLVERS = {"Direct": Direct(), "ConjugateGradient": ConjugateGradient(1)}
+
+
+def _as_described(thing: Any, description: Any) -> Any:
+    if not isinstance(description, Mapping):
+        return description
+    of_type = description.get("type")
+    if type(thing).__name__ != of_type:
+        thing = _SOLVERS.get(of_type, thing)
+    if not is_dataclass(thing) or isinstance(thing, type) or type(thing).__name__ != of_type:
+        return thing
+    held = {field.name: description[field.name] for field in fields(thing) if field.name in description}
+    return replace(thing, **{name: _as_described(getattr(thing, name), value) for name, value in held.items()})
 
 
 _OPTIONS = {"recompute": "--low-memory", "linear_solver": "--direct"}  # the others are called as the field

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from convergence.files import write_atomically
-from convergence.recipes import RECIPES
+from convergence.recipes import RECIPES, Recipe
 from convergence.training import Evaluation, Plan, Trained, TrainingFailed, load
 from convergence.training import evaluate as evaluate_trained
 from convergence.training import seeds as over_seeds
@@ -144,7 +144,10 @@ def _plan(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _train_one(asked: Asked, plan: Mapping[str, Any], out: Path, *, resume: bool) -> Trained:
     """Train, write, and end the command where it was interrupted or failed."""
-    recipe, network, splits = asked.recipe(), asked.network(), asked.splits()
+    recipe = asked.recipe()
+    if resume:
+        asked, plan, recipe = _resumed(asked, plan, RunFolder(out))
+    network, splits = asked.network(), asked.splits()
     label = f"{asked.method} on {asked.data}"
     console = Console(stderr=True)
     try:
@@ -174,6 +177,15 @@ def _train_one(asked: Asked, plan: Mapping[str, Any], out: Path, *, resume: bool
     return trained
 
 
+def _resumed(asked: Asked, plan: Mapping[str, Any], folder: RunFolder) -> tuple[Asked, dict[str, Any], Recipe]:
+    """What goes on with the run in the folder: an option that has no value here has that of the run."""
+    folder.require_checkpoint()
+    config = folder.config()
+    asked, held = asked.resumed(config["labels"]), Plan.from_json(config["plan"])
+    filled = {name: getattr(held, name) if value is None or value is False else value for name, value in plan.items()}
+    return asked, filled, asked.recipe(config["recipe"])
+
+
 def _draw(trained: Trained, label: str, out: Path) -> None:
     """Write training.png. Figures are imported here alone: they stand above this package, as the command line does."""
     if not trained.metrics:
@@ -194,7 +206,7 @@ def _evaluate_one(
     config = RunFolder(folder).config()
     labels = config["labels"] if root is None else {**config["labels"], "root": str(root)}
     asked = Asked.from_json(labels)
-    trained = load(folder, asked.recipe(), asked.splits(), embedding=asked.network(), device=device)
+    trained = load(folder, asked.recipe(config["recipe"]), asked.splits(), embedding=asked.network(), device=device)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"{folder}: test episodes", total=episodes)

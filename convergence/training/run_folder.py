@@ -23,6 +23,8 @@ from problems.few_shot import Embedding, ImageSet, Splits
 PACKAGE = "memory-reduced-meta-learning"
 _LOOKED_AT = 64  # images of a split whose bytes enter its fingerprint
 _FREE = {"plan.checkpoint_every", "plan.patience", "labels.root"}  # none of them changes a number that is computed
+_OF_THE_RECIPE = ("ridge", "lasso", "lower_steps", "lower_step_size", "cg_steps", "direct", "low_memory")
+_FREE |= {f"labels.{name}" for name in _OF_THE_RECIPE}  # compared as what became of them, in config["recipe"]
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -183,17 +185,8 @@ class RunFolder:
         return [self.append, to_tensorboard]
 
     def config(self) -> dict[str, Any]:
-        """What config.json says. Raises ValueError where there is none."""
-        path = self.path / "config.json"
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"expected the config.json of a training run in {self.path}, got none that reads"
-            ) from error
-        if not isinstance(found, dict) or not {"labels", "plan"} <= found.keys():
-            raise ValueError(f"expected the config.json of a training run in {self.path}, got another")
-        return found
+        """What decides about the run, of the checkpoint (config.json is for people). Raises ValueError without one."""
+        return checkpoints.read(self.checkpoint)[0]
 
     def state(self, config: Mapping[str, Any], *, free: frozenset[str] = frozenset()) -> dict[str, Any]:
         """The state in the checkpoint. Raises ValueError where it is of another config, `free` entries aside."""
@@ -201,10 +194,14 @@ class RunFolder:
         require_same(config, held, self.checkpoint, free=free | _FREE)
         return state
 
-    def to_resume(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The same for a run that goes on: without a schedule it may be asked for more iterations than before."""
+    def require_checkpoint(self) -> None:
+        """Raise ValueError where there is none to go on from."""
         if not self.checkpoint.is_file():
             raise ValueError(f"expected a checkpoint to resume from in {self.path}, got none: start without resume")
+
+    def to_resume(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The same for a run that goes on: without a schedule it may be asked for more iterations than before."""
+        self.require_checkpoint()
         longer = frozenset({"plan.iterations"} if config["plan"]["schedule"] == "none" else ())
         state = self.state(config, free=longer)
         if (done := len(state["metrics"])) > config["plan"]["iterations"]:

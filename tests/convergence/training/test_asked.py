@@ -1,13 +1,17 @@
 """What a command line asks for becomes a recipe, a network and images, or is refused by name."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from convergence.linear_solvers import ConjugateGradient, Direct
 from convergence.recipes import RECIPES
 from convergence.training.asked import Asked
+from convergence.training.plan import Plan
+from convergence.training.run_folder import described_run
 from problems.few_shot import Conv4, ResNet12
+from tests.convergence.training.small import tiny_splits
 
 
 def asked(method="memory_reduced", **options):
@@ -17,8 +21,39 @@ def asked(method="memory_reduced", **options):
 def test_what_is_asked_goes_through_json():
     made = asked(classes=(3, 4, 5), ridge=0.5)
     assert Asked.from_json(json.loads(json.dumps(made.as_json()))) == made
-    with pytest.raises(ValueError, match=r"expected the labels .* of a run by name, got \['mine'\]"):
+    assert Asked.from_json({"data": "glyphs", "method": "anil"}) == asked("anil")
+    with pytest.raises(ValueError, match=r"got one made from Python, with the labels \['mine'\]: use .*load and evalu"):
         Asked.from_json({"mine": 3})
+    with pytest.raises(ValueError, match="expected the labels of a run by name, got also mine"):
+        Asked.from_json({"data": "glyphs", "method": "anil", "mine": 3})
+
+
+def description(recipe):
+    return described_run(recipe, tiny_splits(), Conv4(2), Plan(iterations=1), {})["recipe"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_what_a_checkpoint_says_whatever_it_is_today(name, monkeypatch):
+    then = description(RECIPES[name])
+    other = replace(RECIPES[name], learning_rate=0.5, centred=not RECIPES[name].centred)
+    if hasattr(other.method, "lower_steps"):
+        other = other.varied(lower_steps=7, lower_step_size=0.7)
+    if hasattr(other.method, "linear_solver"):
+        other = other.varied(linear_solver=Direct(), cg_steps=None)
+    if "ridge" in (then["head"] or {}):
+        other = other.with_head(ridge=9.0)
+    monkeypatch.setitem(RECIPES, name, other)
+    assert description(asked(name).recipe()) != then
+    assert description(asked(name).recipe(then)) == then
+
+
+def test_a_resumed_run_is_asked_for_what_it_was_and_changes_stay_changes():
+    first = asked(ridge=0.5, low_memory=True, lower_steps=3)
+    assert asked().resumed(first.as_json()) == first
+    other = asked(ridge=0.7).resumed(first.as_json())
+    assert (other.ridge, other.lower_steps) == (0.7, 3)
+    assert description(other.recipe(description(first.recipe())))["head"]["ridge"] == 0.7
+    assert asked("anil").resumed(first.as_json()) == asked("anil")
 
 
 @pytest.mark.parametrize("name", RECIPES)

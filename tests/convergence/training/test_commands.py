@@ -109,7 +109,8 @@ def test_a_run_is_evaluated_and_goes_on_as_it_was_trained_whatever_the_recipe_is
     assert without_seconds(rows(out)) == without_seconds(rows(whole))
     code, _, shown = call("train", *options, "--ridge", 3, "--iterations", 6, "--out", out, "--resume")
     assert code == 2
-    assert "expected labels.ridge = None" in shown
+    assert "expected recipe.head.ridge = 1.0, as in" in shown
+    assert call("train", *options, "--ridge", 1, "--iterations", 6, "--out", out, "--resume")[0] == 0
 
 
 def test_a_run_from_python_is_refused_by_name(call, tmp_path):
