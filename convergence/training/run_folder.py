@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -115,17 +117,45 @@ class RunFolder:
         """A line of JSON an iteration."""
         return self.path / "metrics.jsonl"
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """The folder, made where there is none, to this process alone, until the end of it at the latest (flock).
+
+        Raises ValueError naming the process that holds it already, and where there is a file of this name.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"expected a folder for the run, got the file {self.path}")
+        self.path.mkdir(parents=True, exist_ok=True)
+        path = self.path / ".lock"
+        while True:
+            with path.open("a+", encoding="utf-8") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    file.seek(0)
+                    raise ValueError(
+                        f"expected {self.path} for one process alone, got process {file.read().strip()} at work in it"
+                    ) from error
+                if not _is_at(file.fileno(), path):
+                    continue  # whoever held it has ended just now, and removed the file
+                try:
+                    file.truncate(0)
+                    file.write(f"{os.getpid()}\n")
+                    file.flush()
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
+
     def begin(self, config: Mapping[str, Any], state: Mapping[str, Any], *, resumed: bool) -> None:
         """Write the checkpoint, config.json and metrics.jsonl as of this state, and remove what a killed run left.
 
-        Raises ValueError where the folder holds a run already, of one iteration at least, and none is resumed.
+        The folder is `locked`. Raises ValueError where it holds a run already, of one iteration at least, and none is
+        resumed.
         """
-        if not resumed and not self._before_its_first_iteration():
-            if self.path.exists() and not self.path.is_dir():
-                raise ValueError(f"expected a folder for the run, got the file {self.path}")
-            if held := [path.name for path in (self.checkpoint, self.metrics) if path.exists()]:
-                raise ValueError(f"expected a folder without a run, or resume, got {self.path} with {', '.join(held)}")
-        self.path.mkdir(parents=True, exist_ok=True)
+        held = [path.name for path in (self.checkpoint, self.metrics) if path.exists()]
+        if held and not resumed and not self._before_its_first_iteration():
+            raise ValueError(f"expected a folder without a run, or resume, got {self.path} with {', '.join(held)}")
         for left in self.path.glob(".*.partial"):
             left.unlink(missing_ok=True)
         self.save(config, state)
@@ -211,3 +241,10 @@ class RunFolder:
 
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row) + "\n"
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,37 +84,62 @@ def train(
     Recorded of an iteration: iteration (from 1), loss (mean f_i at theta_K), direction_norm |d|, learning_rate,
     breakdowns (tasks whose CG met p'Hp <= 0), calls of the oracle so far, seconds so far; of the first one peak_bytes;
     where there is a validation its accuracy, ci95 and the lower level there (`Evaluation.lower`).
-    The images of splits["test"] are never looked at.
+    The images of splits["test"] are never looked at; whether they suffice for an episode is.
 
-    Raises ValueError on arguments that do not fit each other, a folder that holds a run already (without resume), no
-    checkpoint, a corrupt one, or one of another run (with it); TrainingFailed on BREAKDOWN, unless the recipe allows
-    it, and on NON_FINITE, the last checkpoint intact; OSError where the folder cannot be written.
+    Raises ValueError on arguments that do not fit each other, too few images in any split, a folder in which another
+    process is at work, or that holds a run already (without resume), no checkpoint, a corrupt one, or one of another
+    run (with it); TrainingFailed on BREAKDOWN, unless the recipe allows it, and on NON_FINITE, the last checkpoint
+    intact; OSError where the folder cannot be written.
     """
     chosen = Plan(**plan)
+    _require_episodes(chosen, splits)
     run = Run(recipe, splits, embedding, chosen)
     folder = None if out is None else RunFolder(Path(out))
     config = described_run(recipe, splits, embedding, chosen, labels or {})
-    if folder is not None and resume:
-        run.restore(folder.to_resume(config))
-    elif resume:
-        raise ValueError("expected a folder out to resume from, got None")
-    elif start is not None:
+    if start is not None and not resume:
         run.restore(start)
-    listeners = [watch]
-    if folder is not None:
-        folder.begin(config, run.state(), resumed=resume)
-        listeners += folder.listeners(run.iteration)
+    if folder is None:
+        if resume:
+            raise ValueError("expected a folder out to resume from, got None")
+        _advance(run, None, config, [watch], stop)
+    else:
+        if resume:
+            folder.require_checkpoint()
+        with folder.locked():
+            if resume:
+                run.restore(folder.to_resume(config))
+            folder.begin(config, run.state(), resumed=resume)
+            _advance(run, folder, config, [watch, *folder.listeners(run.iteration)], stop)
+    return _trained(recipe, splits, embedding, chosen, run.state())
 
+
+def _require_episodes(plan: Plan, splits: Splits) -> None:
+    """Raise ValueError, naming the split, where one cannot be trained on, or judged by after hours of training."""
+    for split in ("train", "validation", "test") if plan.validate_every is not None else ("train", "test"):
+        if split in splits:
+            try:
+                plan.episodes(splits, split)
+            except ValueError as error:
+                raise ValueError(f"{error} (of the {split} images)") from error
+
+
+def _advance(
+    run: Run,
+    folder: RunFolder | None,
+    config: Mapping[str, Any],
+    listeners: Sequence[Callable[[Row], object]],
+    stop: Callable[[], object],
+) -> None:
+    """Iterations up to the end of the run or a stop, with checkpoints."""
     stopped = False
     while run.end is None and not stopped:
         row = run.advance()
         for listen in listeners:
             listen(row)
         stopped = bool(stop())
-        due = stopped or run.end is not None or run.iteration % chosen.checkpoint_every == 0
+        due = stopped or run.end is not None or run.iteration % run.plan.checkpoint_every == 0
         if folder is not None and due:
             folder.save(config, run.state())
-    return _trained(recipe, splits, embedding, chosen, run.state())
 
 
 def load(folder: Path | str, recipe: Recipe, splits: Splits, *, embedding: Embedding, **changes: Any) -> Trained:

@@ -1,7 +1,9 @@
 """What a run is described by, and when a folder goes on with it."""
 
 import json
+import os
 import resource
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -9,11 +11,11 @@ import pytest
 
 from convergence.linear_solvers import Direct
 from convergence.recipes import RECIPES
-from convergence.training import TrainingFailed, load, train
+from convergence.training import TrainingFailed, checkpoints, load, train
 from convergence.training.plan import Plan
 from convergence.training.run_folder import RunFolder, described, described_run, fingerprint
 from problems.few_shot import Augmentation, Conv4, ResNet12
-from tests.convergence.training.small import NETWORK, PLAN, RECIPE, assert_same_run, tiny, tiny_splits
+from tests.convergence.training.small import NETWORK, PLAN, RECIPE, assert_same_run, go_on, started, tiny, tiny_splits
 
 
 def test_a_description_is_json_and_tells_recipes_apart():
@@ -91,6 +93,37 @@ def test_a_folder_without_an_iteration_is_begun_anew(tmp_path):
     assert_same_run(tiny(2), tiny(2, out=tmp_path))
     tiny(0, out=tmp_path / "none")
     assert_same_run(tiny(2), tiny(2, out=tmp_path / "none"))
+
+
+def test_two_processes_do_not_work_in_one_folder(tmp_path):
+    process = started(go_on, tmp_path, 100000)
+    try:
+        while not (tmp_path / "metrics.jsonl").exists():
+            time.sleep(0.01)
+        partial = tmp_path / ".checkpoint.pt.1.partial"
+        partial.touch()
+        for resume in (False, True):
+            with pytest.raises(ValueError, match=f"expected .* for one process alone, got process {process.pid} at wo"):
+                tiny(100000, out=tmp_path, resume=resume)
+        assert partial.exists()
+    finally:
+        process.kill()
+        process.join()
+    done = len(checkpoints.read(tmp_path / "checkpoint.pt")[1]["metrics"])
+    assert tiny(done + 1, out=tmp_path, resume=True).iteration == done + 1
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+def test_a_folder_is_free_again_after_an_error(tmp_path):
+    folder = RunFolder(tmp_path)
+    with folder.locked():
+        assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+        with pytest.raises(ValueError, match=f"got process {os.getpid()} at work"):
+            tiny(1, out=tmp_path)
+    with pytest.raises(TrainingFailed):
+        tiny(4, out=tmp_path, optimizer="sgd", learning_rate=3e38)
+    assert tiny(1, out=tmp_path).iteration == 1
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_half_a_line_on_a_full_disk_is_taken_back(tmp_path):

@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -34,6 +34,8 @@ from tests.convergence.training.small import (
     tiny_splits,
     without_seconds,
 )
+
+FEW = {"queries": 3, "evaluation_queries": 3}
 
 # ---- what it learns
 
@@ -131,6 +133,16 @@ def test_without_validation_the_last_iterate_is_the_best():
 def test_test_images_are_not_looked_at():
     splits = {**tiny_splits(), "test": tiny_splits()["validation"]}
     assert_same_run(tiny(3), train(RECIPE, splits, embedding=NETWORK, iterations=3, **PLAN))
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_too_few_images_of_any_split_are_said_before_the_first_iteration(split, tmp_path):
+    images = tiny_splits()[split]
+    splits = {**tiny_splits(), split: replace(images, images=images.images[3:], labels=images.labels[3:])}
+    message = rf"expected at least 4 images .*, got 3 of class '{split}-0' \(of the {split} images\)"
+    with pytest.raises(ValueError, match=message):
+        train(RECIPE, splits, embedding=NETWORK, out=tmp_path / "run", iterations=1, **(PLAN | FEW))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("options", [{"chunk": 2}, {"schedule": "step", "decay_every": 2}, {"optimizer": "sgd"}])
