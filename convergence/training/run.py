@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,10 @@ class TrainingFailed(RuntimeError):
 
     def __reduce__(self) -> tuple[type[TrainingFailed], tuple[Status, int]]:
         return TrainingFailed, (self.status, self.iteration)
+
+
+class _Stopped(Exception):
+    """A stop was wished for within a validation."""
 
 
 class Run:
@@ -81,13 +85,16 @@ class Run:
 
     # ---- one iteration
 
-    def advance(self) -> Row:
+    def advance(self, stop: Callable[[], object] = lambda: False) -> Row | None:
         """One iteration, and a validation where one is due; what is recorded of it.
 
-        Raises TrainingFailed where d or the new phi is not finite, or CG broke down and the recipe does not allow it.
+        A validation asks `stop` after every chunk of its episodes: where that is true, the run is back in the state
+        before this iteration, and None is returned. Raises TrainingFailed where d or the new phi is not finite, or CG
+        broke down and the recipe does not allow it.
         """
         began = time.perf_counter()
         number = self.iteration + 1
+        before = copy.deepcopy(self.state()) if self.plan.validates_after(number) else None
         rate = self.optimised.optimizer.param_groups[0]["lr"]
         found, peak = self._direction(metered=number == 1)
         length = _length(found.direction)
@@ -107,8 +114,12 @@ class Run:
         }
         if peak is not None:
             row["peak_bytes"] = peak
-        if self.plan.validates_after(number):
-            row |= self._validated()
+        if before is not None:
+            try:
+                row |= self._validated(stop)
+            except _Stopped:
+                self.restore(before)
+                return None
         elif self.plan.validate_every is None:
             self.best = self._copy_of_phi()
         self.seconds += time.perf_counter() - began
@@ -138,19 +149,29 @@ class Run:
         if status is Status.BREAKDOWN and not self.recipe.breakdowns:
             raise TrainingFailed(status, number)
 
-    def _validated(self) -> Row:
+    def _validated(self, stop: Callable[[], object]) -> Row:
         before = max(_accuracies(self.metrics), default=-1.0)
-        judged = self._measured()
+        judged = self._measured(stop)
         if judged.accuracy > before:
             self.best = self._copy_of_phi()
         lower = {f"validation_{name}": _number(value) for name, value in judged.lower.items()}
         return {"validation_accuracy": judged.accuracy, "validation_ci95": _number(judged.ci95), **lower}
 
-    def _measured(self) -> Evaluation:
+    def _measured(self, stop: Callable[[], object]) -> Evaluation:
+        left = self.plan.validation_episodes
+
+        def advance(count: int) -> None:
+            nonlocal left
+            left -= count
+            if left > 0 and stop():
+                raise _Stopped
+
         plan, chunk = self.plan, self.plan.tasks_at_a_time
         problem = ready(self._validation, self.phi, self._gathering, chunk=chunk)
         method = self.recipe.method
-        return measure(problem, method, self.phi, episodes=plan.validation_episodes, chunk=chunk, lower=True)
+        return measure(
+            problem, method, self.phi, episodes=plan.validation_episodes, chunk=chunk, lower=True, advance=advance
+        )
 
     def _copy_of_phi(self) -> Parameters:
         return {name: tensor.detach().clone() for name, tensor in self.phi.items()}

@@ -77,7 +77,8 @@ def train(
                 iterations may be asked for than before
     start       the `state` of a shorter run, to go on from without files
     labels      of JSON's types, kept in config.json, and the same on resume
-    stop        asked after each iteration whether to end there, with a checkpoint
+    stop        asked after each iteration whether to end there, with a checkpoint, and within a validation whether to
+                end before its iteration
     watch       called with what was recorded of each iteration
     plan        the fields of `Plan`: iterations=250, seed=0, batch=4, bn="task", device="cpu", ...
 
@@ -133,10 +134,11 @@ def _advance(
     """Iterations up to the end of the run or a stop, with checkpoints."""
     stopped = False
     while run.end is None and not stopped:
-        row = run.advance()
-        for listen in listeners:
-            listen(row)
-        stopped = bool(stop())
+        row = run.advance(stop)
+        if row is not None:
+            for listen in listeners:
+                listen(row)
+        stopped = row is None or bool(stop())
         due = stopped or run.end is not None or run.iteration % run.plan.checkpoint_every == 0
         if folder is not None and due:
             folder.save(config, run.state())

@@ -190,6 +190,22 @@ def test_a_stopped_run_goes_on_bit_for_bit(cut, tmp_path):
     assert without_seconds(lines[0]) == without_seconds(lines[1]) == without_seconds(whole.metrics)
 
 
+@pytest.mark.parametrize("options", [{"schedule": "cosine"}, {"optimizer": "sgd"}])
+@pytest.mark.parametrize("cut", [3, 6])
+def test_a_stop_within_a_validation_ends_the_run_before_its_iteration(cut, options, tmp_path):
+    """Validations of three episodes, one at a time, are due after the iterations 3, 6 and 7."""
+    rows, asked = [], []
+
+    def stop():
+        asked.append(len(rows))
+        return asked.count(cut - 1) == 2  # the first time is that after the iteration before
+
+    stopped = tiny(out=tmp_path, watch=rows.append, stop=stop, **options)
+    assert (stopped.iteration, stopped.end, len(rows)) == (cut - 1, "stopped", cut - 1)
+    assert_same_run(stopped, load(tmp_path, RECIPE, tiny_splits(), embedding=NETWORK))
+    assert_same_run(tiny(**options), tiny(out=tmp_path, resume=True, **options))
+
+
 @pytest.mark.parametrize("written", [1, 2, 3, 4])
 def test_a_run_cut_off_before_a_checkpoint_goes_back_to_the_one_before(written, tmp_path, monkeypatch):
     """Checkpoints are due at 0, 2, 4, 6 and 7; the validation of iteration 6 comes before that of 6."""
