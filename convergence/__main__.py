@@ -92,7 +92,7 @@ def solve(
 
 _SEVERAL_SEEDS = {"allow_extra_args": True}  # --seeds 0 1 2: the option takes one, the rest are left over
 app.command(epilog=commands.TRAIN_HELP, context_settings=_SEVERAL_SEEDS)(commands.train)
-app.command()(commands.evaluate)
+app.command(epilog=commands.EVALUATE_HELP)(commands.evaluate)
 
 
 def _method(name: str, common: dict[str, Any], special: dict[str, tuple[str, Any, Any]]) -> Method:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Mapping
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -24,14 +29,20 @@ from convergence.training import train as train_run
 from convergence.training.asked import Asked
 from convergence.training.data import NAMES, WITHIN_GROUPS
 from convergence.training.interrupts import Interrupts
-from convergence.training.live import live
+from convergence.training.live import ending, live
 from convergence.training.plan import DTYPES, OPTIMIZERS, SCHEDULES
 from convergence.training.run_folder import RunFolder
 from problems.few_shot import EMBEDDINGS, SEMANTICS, Augmentation
 
 TRAIN_HELP = (
-    "Exit status: 0 trained, 1 BREAKDOWN or NON_FINITE, 2 wrong usage, 130 or 143 interrupted with a checkpoint."
+    "Exit status: 0 trained, 1 BREAKDOWN or NON_FINITE, or out of memory, 2 wrong usage, or a file that cannot be read "
+    "or written (a full disk), 130 or 143 interrupted, in training with a checkpoint."
 )
+EVALUATE_HELP = (
+    "Exit status: 0 judged, 1 out of memory, 2 wrong usage, or a file that cannot be read or written (a full disk: the "
+    "JSON object is printed nevertheless), 130 interrupted."
+)
+_ARGUMENTS = {field.name for field in fields(Plan)} | {"lower_steps", "lower_step_size", "cg_steps", "ridge", "lasso"}
 _Folder = Annotated[Path, typer.Option(help="Folder for config.json, metrics.jsonl, checkpoint.pt, training.png.")]
 
 
@@ -42,7 +53,7 @@ def train(
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(RECIPES)}.")] = "memory_reduced",
     iterations: Annotated[int, typer.Option(help="Upper iterations T.")] = 250,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the start and of the training episodes.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Of the start and of the training episodes; by default 0.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Several, as 0 1 2: a run each, in OUT/seed-0, ...")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the data set's files.")] = None,
     size: Annotated[int | None, typer.Option(help="Side to which image files are resized.")] = None,
@@ -73,13 +84,13 @@ def train(
     optimizer: Annotated[str, typer.Option(help=f"One of: {', '.join(OPTIMIZERS)}.")] = "adam",
     schedule: Annotated[str, typer.Option(help=f"Of the learning rate: {', '.join(SCHEDULES)}.")] = "none",
     decay_every: Annotated[int | None, typer.Option(help="Iterations a step of the schedule; by default T/3.")] = None,
-    decay: Annotated[float, typer.Option(help="Factor of a step of the schedule.")] = 0.1,
+    decay: Annotated[float | None, typer.Option(help="Factor of a step of the schedule; by default 0.1.")] = None,
     bn: Annotated[str, typer.Option(help=f"Batch norm: {', '.join(SEMANTICS)}.")] = "task",
     dtype: Annotated[str, typer.Option(help=f"One of: {', '.join(DTYPES)}.")] = "float32",
     autocast: Annotated[bool, typer.Option("--autocast", help="The network in bfloat16.")] = False,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Images with channels last.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    validate_every: Annotated[int | None, typer.Option(help="Iterations between validations.")] = 50,
+    validate_every: Annotated[int, typer.Option(help="Iterations between validations; 0: none.")] = 50,
     validation_episodes: Annotated[int, typer.Option(help="Fixed episodes of a validation.")] = 100,
     patience: Annotated[int | None, typer.Option(help="End after so many validations without a better one.")] = None,
     checkpoint_every: Annotated[int, typer.Option(help="Iterations between checkpoints.")] = 50,
@@ -89,25 +100,23 @@ def train(
     Example: python -m convergence train --data glyphs --method memory_reduced --iterations 250 --out runs/first
     """
     wanted = over_seeds.given(seeds, context.args)
-    asked, plan = _asked(context.params), _plan(context.params)
-    if wanted is None:
-        _train_one(asked, {**plan, "seed": seed}, out, resume=resume)
-        return
-    accuracies: dict[int, float] = {}
-    for each in wanted:
-        folder = out / f"seed-{each}"
-        held = (folder / "checkpoint.pt").is_file()
-        trained = _train_one(asked, {**plan, "seed": each}, folder, resume=resume and held)
-        if trained.validated is not None:
-            accuracies[each] = trained.validated["validation_accuracy"]
-    if accuracies:
-        Console(stderr=True).print(over_seeds.table(accuracies, "best validation"))
+    if wanted is not None and seed is not None:
+        raise ValueError(f"expected --seed or --seeds, got both (--seed {seed})")
+    with _options_named():
+        asked, plan = _asked(context.params), _plan(context.params)
+        if wanted is None:
+            _train_one(asked, {**plan, "seed": seed}, out, resume=resume)
+        else:
+            _train_each(wanted, asked, plan, out, resume=resume)
+    _say(f"next: python -m convergence evaluate {shlex.quote(str(out))}")
 
 
 def evaluate(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a training run, or of several.")],
     episodes: Annotated[int, typer.Option(help="Test episodes: the first of the seed, the same for all runs.")] = 600,
-    seed: Annotated[int, typer.Option(help="Of the test episodes, whatever that of training.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of the test episodes, whatever that of training; replaces what another seed has left.")
+    ] = 0,
     chunk: Annotated[int | None, typer.Option(help="Episodes at a time; by default as in training.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     root: Annotated[Path | None, typer.Option(help="Folder of the data set's files, where it has moved.")] = None,
@@ -117,13 +126,18 @@ def evaluate(
     Example: python -m convergence evaluate runs/first --episodes 600
     """
     folders = over_seeds.folders(directory)
-    judged = {folder.name: _evaluate_one(folder, episodes, seed, chunk, device, root) for folder in folders}
-    if judged:
-        record = over_seeds.summary(judged)
-        write_atomically(directory / "evaluation.json", _json(record))
-    else:
-        record = _evaluate_one(directory, episodes, seed, chunk, device, root)
+    records: dict[str, dict[str, Any]] = {}
+    failures: list[OSError] = []
+    for folder in folders or [directory]:
+        with _in_memory("try --chunk 1"):
+            records[folder.name], files = _evaluate_one(folder, episodes, seed, chunk, device, root)
+        failures += _write(files)
+    record = over_seeds.summary(records) if folders else records[directory.name]
+    if folders:
+        failures += _write({directory / "evaluation.json": _json(record)})
     typer.echo(json.dumps(record))
+    if failures:
+        raise failures[0]
 
 
 # ---- train
@@ -136,10 +150,30 @@ def _asked(params: Mapping[str, Any]) -> Asked:
 
 
 def _plan(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `Plan`; None where an option was not given."""
+    for name in ("decay_every", "decay"):
+        if params[name] is not None and params["schedule"] != "step":
+            raise ValueError(f"expected no {_option(name)} without --schedule step, got {params[name]}")
+    if params["patience"] is not None and params["validate_every"] == 0:
+        raise ValueError(f"expected --validate-every of at least 1 beside --patience {params['patience']}, got 0")
     found = {field.name: params[field.name] for field in fields(Plan) if field.name in params}
     found["within_groups"] = params["within_groups"] or params["data"] in WITHIN_GROUPS
+    found["validate_every"] = params["validate_every"] or None
     augmentation = Augmentation(**{name: params[name] for name in ("rotate_classes", "crop", "flip")})
     return found | {"augmentation": None if augmentation == Augmentation() else augmentation}
+
+
+def _train_each(seeds: list[int], asked: Asked, plan: Mapping[str, Any], out: Path, *, resume: bool) -> None:
+    """A run for each seed in a folder of its own, and a table of them."""
+    accuracies: dict[int, float] = {}
+    for seed in seeds:
+        folder = out / f"seed-{seed}"
+        held = (folder / "checkpoint.pt").is_file()
+        trained = _train_one(asked, {**plan, "seed": seed}, folder, resume=resume and held)
+        if trained.validated is not None:
+            accuracies[seed] = trained.validated["validation_accuracy"]
+    if accuracies:
+        Console(stderr=True).print(over_seeds.table(accuracies, "best validation"))
 
 
 def _train_one(asked: Asked, plan: Mapping[str, Any], out: Path, *, resume: bool) -> Trained:
@@ -147,11 +181,12 @@ def _train_one(asked: Asked, plan: Mapping[str, Any], out: Path, *, resume: bool
     recipe = asked.recipe()
     if resume:
         asked, plan, recipe = _resumed(asked, plan, RunFolder(out))
+    plan = {name: value for name, value in plan.items() if value is not None or name not in ("decay", "seed")}
     network, splits = asked.network(), asked.splits()
     label = f"{asked.method} on {asked.data}"
-    console = Console(stderr=True)
+    hint = f"try --chunk 1, --low-memory or fewer --channels; what is in {out} is from before"
     try:
-        with Interrupts() as interrupts, live(label, plan["iterations"]) as watch:
+        with _in_memory(hint), Interrupts() as interrupts, live(label, plan["iterations"]) as watch:
             trained = train_run(
                 recipe,
                 splits,
@@ -164,16 +199,17 @@ def _train_one(asked: Asked, plan: Mapping[str, Any], out: Path, *, resume: bool
                 **plan,
             )
     except TrainingFailed as error:
-        console.print(f"error: {error} The checkpoint in {out} is from before.", soft_wrap=True, highlight=False)
+        _say(f"error: {error} The checkpoint in {out} is from before.")
         raise typer.Exit(1) from error
-    _draw(trained, label, out)
+    try:
+        _draw(trained, label, out)
+    except OSError as error:
+        _say(f"warning: {error}")
     if trained.end == "stopped" and interrupts.received is not None:
-        console.print(
-            f"{interrupts.received.name} after iteration {trained.iteration}: the same command with --resume goes on.",
-            soft_wrap=True,
-            highlight=False,
-        )
+        name = interrupts.received.name
+        _say(f"{name} after iteration {trained.iteration}: the same command with --resume goes on.")
         raise typer.Exit(128 + interrupts.received)
+    _say(ending(trained))
     return trained
 
 
@@ -202,11 +238,14 @@ def _draw(trained: Trained, label: str, out: Path) -> None:
 
 def _evaluate_one(
     folder: Path, episodes: int, seed: int, chunk: int | None, device: str, root: Path | None
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[Path, bytes]]:
+    """What is printed, and what is to be written."""
     config = RunFolder(folder).config()
     labels = config["labels"] if root is None else {**config["labels"], "root": str(root)}
     asked = Asked.from_json(labels)
     trained = load(folder, asked.recipe(config["recipe"]), asked.splits(), embedding=asked.network(), device=device)
+    if trained.end == "stopped":
+        _say(f"warning: the run in {folder} stopped at {trained.iteration} of {trained.plan.iterations} iterations")
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"{folder}: test episodes", total=episodes)
@@ -217,9 +256,18 @@ def _evaluate_one(
     listing: dict[str, Any] = trained.plan.episodes(trained.splits, "test", seed=seed).listing(episodes)
     file = io.BytesIO()
     np.savez_compressed(file, **listing, accuracy=found.accuracies.numpy())
-    write_atomically(folder / "episodes.npz", file.getvalue())
-    write_atomically(folder / "evaluation.json", _json(record | {"lower": found.lower, "versions": config["versions"]}))
-    return record
+    stored = _json(record | {"lower": found.lower, "versions": config["versions"]})
+    return record, {folder / "episodes.npz": file.getvalue(), folder / "evaluation.json": stored}
+
+
+def _write(files: Mapping[Path, bytes]) -> list[OSError]:
+    """Write the files; the failure, if there is one, for when the result has been printed."""
+    try:
+        for path, content in files.items():
+            write_atomically(path, content)
+    except OSError as error:
+        return [error]
+    return []
 
 
 def _record(found: Evaluation, trained: Trained, asked: Asked) -> dict[str, Any]:
@@ -247,3 +295,39 @@ def _record(found: Evaluation, trained: Trained, asked: Asked) -> dict[str, Any]
 
 def _json(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, indent=2) + "\n").encode()
+
+
+# ---- both
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+@contextmanager
+def _in_memory(hint: str) -> Iterator[None]:
+    """Out of memory, on a CPU or a GPU, ends the command in one sentence."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+        if not known:
+            raise
+        _say(f"error: expected room for the tasks that are computed at a time, got out of memory: {hint}")
+        raise typer.Exit(1) from error
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+@contextmanager
+def _options_named() -> Iterator[None]:
+    """A ValueError on an argument names its option, and not None, which cannot be typed."""
+    try:
+        yield
+    except ValueError as error:
+        found = re.match(r"expected (\w+) (None or )?", str(error))
+        if found is None or found[1] not in _ARGUMENTS:
+            raise
+        raise ValueError(f"expected {_option(found[1])} {str(error)[found.end() :]}") from error

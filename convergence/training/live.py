@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from convergence.training.train_evaluate import Trained
+
 MIB = 2**20
 
 
@@ -47,6 +49,17 @@ def live(label: str, iterations: int) -> Iterator[Live]:
         *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
     ) as bar:
         yield Live(bar, label, iterations)
+
+
+def ending(trained: Trained) -> str:
+    """One line on a run that is over: why it ended, and where the phi that is kept is from."""
+    best, patience = trained.validated, trained.plan.patience
+    why = "all were asked for" if trained.end == "iterations" else f"{patience} validations without a better one"
+    kept = "nothing was validated, the last phi is kept"
+    if best is not None:
+        accuracy = _percent(best["validation_accuracy"], best["validation_ci95"])
+        kept = f"best validation {accuracy} after iteration {best['iteration']}, that phi is kept"
+    return f"ended after {trained.iteration} iterations ({why}): {kept}"
 
 
 def _percent(accuracy: float, ci95: float | None) -> str:

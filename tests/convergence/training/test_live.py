@@ -1,6 +1,7 @@
 """What is seen of a run: a line a validation anywhere, a bar on a terminal as well."""
 
-from convergence.training.live import live
+from convergence.training.live import ending, live
+from tests.convergence.training.small import tiny
 
 ROWS = (
     {"iteration": 1, "loss": 1.5, "seconds": 0.5, "peak_bytes": 3 * 2**20},
@@ -32,3 +33,11 @@ def test_a_terminal_sees_a_bar(capsys, monkeypatch):
     text = shown(capsys, ROWS)
     assert "protonet on glyphs" in text
     assert "3/3" in text
+
+
+def test_a_run_that_loses_patience_says_so():
+    trained = tiny(30, patience=1, validate_every=1, learning_rate=1e-9)
+    assert trained.end == "patience"
+    assert ending(trained).startswith(
+        f"ended after {trained.iteration} iterations (1 validations without a better one):"
+    )
