@@ -120,16 +120,16 @@ def as_described(recipe: Recipe, description: Mapping[str, Any]) -> Recipe:
     return replace(recipe, method=_as_described(recipe.method, description.get("method")), head=head, **plain)
 
 
-_SOLVERS = {"Direct": Direct(), "ConjugateGradient": ConjugateGradient(1)}
+_SOLVERS: dict[str, Any] = {"Direct": Direct(), "ConjugateGradient": ConjugateGradient(1)}
 
 
 def _as_described(thing: Any, description: Any) -> Any:
     if not isinstance(description, Mapping):
         return description
-    of_type = description.get("type")
+    of_type = str(description.get("type"))
     if type(thing).__name__ != of_type:
         thing = _SOLVERS.get(of_type, thing)
-    if not is_dataclass(thing) or isinstance(thing, type) or type(thing).__name__ != of_type:
+    if type(thing).__name__ != of_type or not is_dataclass(thing) or isinstance(thing, type):
         return thing
     held = {field.name: description[field.name] for field in fields(thing) if field.name in description}
     return replace(thing, **{name: _as_described(getattr(thing, name), value) for name, value in held.items()})
