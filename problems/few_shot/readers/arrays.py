@@ -29,8 +29,8 @@ def from_arrays(
     classes   {"train": labels, "val" or "validation": labels, "test": labels}; images of other labels are left out
     maximum   the value of full brightness of images of floats: 1.0 or 255.0, so that nothing is guessed
 
-    Raises ValueError on other shapes or types, no images, floats that are not finite or not in 0 .. maximum, labels of another
-    length, other names of splits, a label in two splits or without images.
+    Raises ValueError on other shapes or types, no images, floats that are not finite or not in 0 .. maximum, labels
+    of another length, other names of splits, a label in two splits or without images.
 
     >>> splits = from_arrays(np.zeros((6, 8, 8), np.uint8), [0, 1, 2, 3, 4, 5],
     ...                      {"train": [0, 1], "val": [2, 3], "test": [4, 5]})
