@@ -91,48 +91,25 @@ def run(
     draw = _sampler(oracle, seeds, batch, replacement=replacement, single=replicas is None, device=device, dtype=dtype)
     wanted = resolve_probes(probes, stop_at, finite=problem.tasks is not None)
     phi = _start(problem, phi0, seeds, replicas, device, dtype)
-    state = method.start(oracle, phi)
-    optimised = None if optimizer is None else Optimised(method, phi, optimizer, replicas=replicas is not None)
-    if optimised is None:
-        require_upper_step(method)
+    recorder = Recorder(wanted, stop_at or {}, lead=lead, device=device)
+    loop = _Loop(method, oracle, draw, phi, optimizer, recorder, Running(lead, device))
 
     began = time.perf_counter()
-    recorder = Recorder(wanted, stop_at or {}, lead=lead, device=device)
-    running = Running(lead, device)
-    snapshot: Snapshot | None = None
     with _progress_bar(progress, iterations) as advance:
         for t in range(iterations):
-            snapshot = Snapshot.after(snapshot, problem, oracle, replicas, t, phi)
-            probing = t % probe_every == 0
-            if probing and not running.stop(recorder.of_phi(snapshot, running), Status.CONVERGED):
-                recorder.no_step()
-                break
-            tasks = draw(t)
-            step = method.step(oracle, phi, tasks, state)
-            if optimised is not None:
-                step = step._replace(phi=optimised.from_point(phi, step.direction))
-            snapshot.step, snapshot.tasks = step, tasks
-            reached = recorder.of_step(snapshot, running) if probing else None
-            failure = torch.maximum(step.failure.amax(-1), _non_finite(step.phi, running.which))
-            if not running.stop(failure > 0, failure):
-                break
-            if raise_on_failure:
-                snapshot.require_references(running.which)
-            phi, state = running.keep(step.phi, phi), running.keep(step.state, state)
-            running.completed += running.which
-            if not running.stop(reached, Status.CONVERGED):
+            if not loop.iteration(t, probing=t % probe_every == 0, need_references=raise_on_failure):
                 break
             advance()
 
     result = Result(
-        phi=phi,
+        phi=loop.phi,
         trace=recorder.traces(),
         calls=dict(oracle.calls),
-        status=max(running.ends),
-        iterations=max(running.counts),
-        statuses=running.ends,
-        iterations_of=running.counts,
-        state=state,
+        status=max(loop.running.ends),
+        iterations=max(loop.running.counts),
+        statuses=loop.running.ends,
+        iterations_of=loop.running.counts,
+        state=loop.state,
         seeds=seeds,
         seconds=time.perf_counter() - began,
         probed_at=torch.tensor(recorder.probed_at, dtype=torch.int64),
@@ -140,6 +117,53 @@ def run(
     if result.status.failed and raise_on_failure:
         raise RunFailed(result.status, result)
     return result
+
+
+class _Loop:
+    """The iterate, the method's state and what was recorded of them, from one upper iteration to the next."""
+
+    def __init__(
+        self,
+        method: Method,
+        oracle: Oracle,
+        draw: Callable[[int], Tasks],
+        phi: Parameters,
+        optimizer: MakeOptimizer | None,
+        recorder: Recorder,
+        running: Running,
+    ):
+        self.method, self.oracle, self.draw, self.phi = method, oracle, draw, phi
+        self.recorder, self.running = recorder, running
+        self.state = method.start(oracle, phi)
+        self._snapshot: Snapshot | None = None
+        self._optimised: Optimised | None = None
+        if optimizer is None:
+            require_upper_step(method)
+        else:
+            self._optimised = Optimised(method, phi, optimizer, replicas=oracle.replicas is not None)
+
+    def iteration(self, t: int, *, probing: bool, need_references: bool) -> bool:
+        """One upper iteration of the replicas that run; False where none is left. Raises ReferenceFailed if asked."""
+        oracle, running, recorder = self.oracle, self.running, self.recorder
+        snapshot = Snapshot.after(self._snapshot, oracle.problem, oracle, oracle.replicas, t, self.phi)
+        self._snapshot = snapshot
+        if probing and not running.stop(recorder.of_phi(snapshot, running), Status.CONVERGED):
+            recorder.no_step()
+            return False
+        tasks = self.draw(t)
+        step = self.method.step(oracle, self.phi, tasks, self.state)
+        if self._optimised is not None:
+            step = step._replace(phi=self._optimised.from_point(self.phi, step.direction))
+        snapshot.step, snapshot.tasks = step, tasks
+        reached = recorder.of_step(snapshot, running) if probing else None
+        failure = torch.maximum(step.failure.amax(-1), _non_finite(step.phi, running.which))
+        if not running.stop(failure > 0, failure):
+            return False
+        if need_references:
+            snapshot.require_references(running.which)
+        self.phi, self.state = running.keep(step.phi, self.phi), running.keep(step.state, self.state)
+        running.completed += running.which
+        return running.stop(reached, Status.CONVERGED)
 
 
 # ---- before the loop
