@@ -47,19 +47,22 @@ class Implicit:
 
 
 @dataclass(frozen=True)
-class Unrolled:
-    """Reverse mode through K gradient steps: d = d/dphi mean_i f_i(phi, theta_{i,K}(phi)). Memory grows with K.
-
-    What MAML, ANIL and ITD-BiO do. Cost a task: K lower gradients, and backwards K HVPs and K cross products.
-    Source: Franceschi et al. 2017; Ji, Yang, Liang 2021 (ITD-BiO).
-    """
-
+class _Steps:
     steps: int
     step_size: float
 
     def __post_init__(self) -> None:
         integer("steps", self.steps, least=0)
         positive("step_size", self.step_size)
+
+
+@dataclass(frozen=True)
+class Unrolled(_Steps):
+    """Reverse mode through K gradient steps: d = d/dphi mean_i f_i(phi, theta_{i,K}(phi)). Memory grows with K.
+
+    What MAML, ANIL and ITD-BiO do. Cost a task: K lower gradients, and backwards K HVPs and K cross products.
+    Source: Franceschi et al. 2017; Ji, Yang, Liang 2021 (ITD-BiO).
+    """
 
     def estimate(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks) -> Estimate:
         """d of the K-step objective from the start theta, which is taken as it is: its dependence on phi counts."""
@@ -73,20 +76,13 @@ class Unrolled:
 
 
 @dataclass(frozen=True)
-class FirstOrder:
+class FirstOrder(_Steps):
     """K gradient steps without a graph; of theta_{i,K}(phi) only the dependence of the start on phi is kept.
 
     d = mean_i [ grad_phi f_i + (d theta_{i,0} / dphi)' grad_theta f_i ] at theta_{i,K}: second derivatives of g are
     dropped, and with them the change of the steps with phi, so d is biased. Cost a task: K lower gradients, one upper
     gradient. Memory independent of K. Source: Finn, Abbeel, Levine, ICML 2017, section 5.2 (first-order MAML).
     """
-
-    steps: int
-    step_size: float
-
-    def __post_init__(self) -> None:
-        integer("steps", self.steps, least=0)
-        positive("step_size", self.step_size)
 
     def estimate(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks) -> Estimate:
         """d from the start theta, with the graph by which it depends on phi, if it does."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F  # noqa: N812  # its name everywhere
+import torch.nn.functional as F
 from torch import Tensor
 
 from problems.base import Parameters

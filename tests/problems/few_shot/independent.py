@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F  # noqa: N812  # its name everywhere
+import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, jacrev
 

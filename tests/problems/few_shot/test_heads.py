@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812  # its name everywhere
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812  # its name everywhere
+import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad
 
