@@ -14,13 +14,13 @@ from convergence.method import Method
 from convergence.methods import ClosedForm, ITDBiO
 from problems.few_shot import (
     Embedding,
-    Episodes,
     FewShot,
     Head,
     PrototypeHead,
     RidgeHead,
     Semantics,
     SoftmaxHead,
+    Source,
     WholeNetwork,
 )
 
@@ -46,7 +46,7 @@ class Recipe:
 
     def problem(
         self,
-        episodes: Episodes,
+        episodes: Source,
         *,
         embedding: Embedding,
         bn: Semantics = "task",

@@ -8,6 +8,8 @@ import os
 import re
 import shlex
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -32,7 +34,7 @@ from convergence.training.interrupts import Interrupts
 from convergence.training.live import ending, live
 from convergence.training.plan import DTYPES, OPTIMIZERS, SCHEDULES
 from convergence.training.run_folder import RunFolder
-from problems.few_shot import EMBEDDINGS, SEMANTICS, Augmentation
+from problems.few_shot import EMBEDDINGS, SEMANTICS, Augmentation, EpisodeList
 
 TRAIN_HELP = (
     "Exit status: 0 trained, 1 BREAKDOWN or NON_FINITE, or out of memory, 2 wrong usage, or a file that cannot be read "
@@ -113,10 +115,16 @@ def train(
 
 def evaluate(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a training run, or of several.")],
-    episodes: Annotated[int, typer.Option(help="Test episodes: the first of the seed, the same for all runs.")] = 600,
+    episodes: Annotated[
+        int | None, typer.Option(help="Test episodes: the first of the seed, the same for all runs; by default 600.")
+    ] = None,
     seed: Annotated[
-        int, typer.Option(help="Of the test episodes, whatever that of training; replaces what another seed has left.")
-    ] = 0,
+        int | None,
+        typer.Option(help="Of the test episodes, by default 0; replaces what another seed has left."),
+    ] = None,
+    listed: Annotated[
+        Path | None, typer.Option("--list", help="Instead: the episodes of a saved episodes.npz, all of them.")
+    ] = None,
     chunk: Annotated[int | None, typer.Option(help="Episodes at a time; by default as in training.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     root: Annotated[Path | None, typer.Option(help="Folder of the data set's files, where it has moved.")] = None,
@@ -125,12 +133,15 @@ def evaluate(
 
     Example: python -m convergence evaluate runs/first --episodes 600
     """
+    if listed is not None and (episodes, seed) != (None, None):
+        raise ValueError("expected --list or --episodes and --seed, got both")
+    wanted = {"episodes": 600 if episodes is None else episodes, "seed": seed or 0}
     folders = over_seeds.folders(directory)
     records: dict[str, dict[str, Any]] = {}
     failures: list[OSError] = []
     for folder in folders or [directory]:
         with _in_memory("try --chunk 1"):
-            records[folder.name], files = _evaluate_one(folder, episodes, seed, chunk, device, root)
+            records[folder.name], files = _evaluate_one(folder, listed, device, root, chunk=chunk, **wanted)
         failures += _write(files)
     record = over_seeds.summary(records) if folders else records[directory.name]
     if folders:
@@ -237,7 +248,7 @@ def _draw(trained: Trained, label: str, out: Path) -> None:
 
 
 def _evaluate_one(
-    folder: Path, episodes: int, seed: int, chunk: int | None, device: str, root: Path | None
+    folder: Path, listed: Path | None, device: str, root: Path | None, *, episodes: int, seed: int, chunk: int | None
 ) -> tuple[dict[str, Any], dict[Path, bytes]]:
     """What is printed, and what is to be written."""
     config = RunFolder(folder).config()
@@ -246,18 +257,39 @@ def _evaluate_one(
     trained = load(folder, asked.recipe(config["recipe"]), asked.splits(), embedding=asked.network(), device=device)
     if trained.end == "stopped":
         _say(f"warning: the run in {folder} stopped at {trained.iteration} of {trained.plan.iterations} iterations")
+    if listed is None:
+        listing = dict(trained.plan.episodes(trained.splits, "test", seed=seed).listing(episodes))
+    else:
+        listing = _read(listed)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"{folder}: test episodes", total=episodes)
+        task = bar.add_task(f"{folder}: test episodes", total=None if listed else episodes)
         found = evaluate_trained(
-            trained, episodes=episodes, seed=seed, chunk=chunk, advance=lambda count: bar.advance(task, count)
+            trained, listed=_list_of(trained, listing), chunk=chunk, advance=lambda count: bar.advance(task, count)
         )
-    record = _record(found, trained, asked)
-    listing: dict[str, Any] = trained.plan.episodes(trained.splits, "test", seed=seed).listing(episodes)
+    record = _record(found, trained, asked, listing)
     file = io.BytesIO()
-    np.savez_compressed(file, **listing, accuracy=found.accuracies.numpy())
+    arrays: dict[str, Any] = {**listing, "accuracy": found.accuracies.numpy()}
+    np.savez_compressed(file, **arrays)
     stored = _json(record | {"lower": found.lower, "versions": config["versions"]})
     return record, {folder / "episodes.npz": file.getvalue(), folder / "evaluation.json": stored}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The arrays of a saved list. Raises ValueError on any other file; nothing in it is executed."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # np.load leaves a bad one open
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"expected an episodes.npz as evaluate writes it, got {path}, which is none") from error
+
+
+def _list_of(trained: Trained, listing: Mapping[str, Any]) -> EpisodeList:
+    if (split := str(listing.get("split"))) not in trained.splits:
+        raise ValueError(f"expected a list of episodes of {', '.join(trained.splits)}, got one of {split}")
+    return EpisodeList(trained.splits[split], listing)
 
 
 def _write(files: Mapping[Path, bytes]) -> list[OSError]:
@@ -270,7 +302,7 @@ def _write(files: Mapping[Path, bytes]) -> list[OSError]:
     return []
 
 
-def _record(found: Evaluation, trained: Trained, asked: Asked) -> dict[str, Any]:
+def _record(found: Evaluation, trained: Trained, asked: Asked, listing: Mapping[str, Any]) -> dict[str, Any]:
     best = trained.validated
     return {
         "accuracy": found.accuracy,
@@ -280,9 +312,7 @@ def _record(found: Evaluation, trained: Trained, asked: Asked) -> dict[str, Any]
         "split": found.split,
         "method": asked.method,
         "data": asked.data,
-        "way": trained.plan.way,
-        "shot": trained.plan.shot,
-        "queries": trained.plan.evaluation_queries,
+        **{name: int(listing[name]) for name in ("way", "shot", "queries")},
         "embedding": asked.embedding,
         "channels": asked.channels,
         "bn": trained.plan.bn,

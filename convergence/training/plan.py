@@ -22,6 +22,7 @@ from problems.few_shot import (
     Episodes,
     FewShot,
     Semantics,
+    Source,
     Splits,
     WholeNetwork,
 )
@@ -130,7 +131,7 @@ class Plan:
             augmentation=self.augmentation if training and seed is None else None,
         )
 
-    def problem(self, recipe: Recipe, episodes: Episodes, embedding: Embedding) -> FewShotProblem:
+    def problem(self, recipe: Recipe, episodes: Source, embedding: Embedding) -> FewShotProblem:
         """The problem of the recipe on these episodes."""
         return recipe.problem(
             episodes,

@@ -14,7 +14,7 @@ from convergence.training.plan import FewShotProblem, Plan
 from convergence.training.run import Row, Run, check_shapes, end_of
 from convergence.training.run_folder import RunFolder, described_run
 from problems import Parameters
-from problems.few_shot import Embedding, Splits
+from problems.few_shot import Embedding, EpisodeList, Splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,18 +165,26 @@ def evaluate(
     episodes: int = 600,
     seed: int = 0,
     split: str = "test",
+    listed: EpisodeList | None = None,
     chunk: int | None = None,
     advance: Callable[[int], object] = lambda count: None,
 ) -> Evaluation:
     """The accuracy of the trained phi on the first episodes of a split, which depend on the seed given here alone.
 
     They are the same ones for all methods and training seeds. With bn="running" the statistics are gathered over fixed
-    training episodes first. `chunk` episodes at a time (None: as in training) bound the memory. Raises ValueError on
-    fewer than one episode.
+    training episodes first. `chunk` episodes at a time (None: as in training) bound the memory. `listed` is a saved
+    list to judge by instead: all of its episodes, which bring their own split and seed. Raises ValueError on fewer than
+    one episode, and on a list for another number of classes.
     """
-    chunk = trained.plan.tasks_at_a_time if chunk is None else chunk
-    training = trained.plan.episodes(trained.splits, "train", seed=seed)
-    problem = ready(trained.problem(split, seed=seed), trained.phi, training, chunk=chunk)
+    plan = trained.plan
+    chunk = plan.tasks_at_a_time if chunk is None else chunk
+    problem = trained.problem(split, seed=seed)
+    if listed is not None:
+        if listed.way != plan.way:
+            raise ValueError(f"expected listed episodes of {plan.way} classes, as in training, got {listed.way}")
+        problem, episodes = plan.problem(trained.recipe, listed, trained.embedding), len(listed)
+    training = plan.episodes(trained.splits, "train", seed=problem.episodes.seed)
+    problem = ready(problem, trained.phi, training, chunk=chunk)
     method = trained.recipe.method
     return measure(problem, method, trained.phi, episodes=episodes, chunk=chunk, lower=True, advance=advance)
 

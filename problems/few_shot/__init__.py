@@ -2,7 +2,7 @@
 
 from problems.few_shot.augmentation import Augmentation
 from problems.few_shot.embeddings import EMBEDDINGS, Conv4, Embedding, ResNet12
-from problems.few_shot.episodes import EpisodeList, Episodes
+from problems.few_shot.episodes import EpisodeList, Episodes, Source
 from problems.few_shot.heads import Head, PrototypeHead, RidgeHead, SoftmaxHead
 from problems.few_shot.image_set import ImageSet, Splits
 from problems.few_shot.normalisation import SEMANTICS, Semantics
@@ -25,6 +25,7 @@ __all__ = [
     "RidgeHead",
     "Semantics",
     "SoftmaxHead",
+    "Source",
     "Splits",
     "WholeNetwork",
 ]

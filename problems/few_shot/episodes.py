@@ -109,7 +109,7 @@ class Episodes:
         """The episodes 0 .. count - 1 as arrays that `numpy.savez` keeps and `EpisodeList` draws again.
 
         split, way, shot, queries, seed   scalars
-        images                            how many the set has
+        images, sha256                    how many the set has, and `ImageSet.sha256`
         classes                           int64 (count, way)
         rows                              int64 (count, way, shot + queries), as from `rows`
         turns, shifts, flips              as `augmented` takes them, where the augmentation makes them
@@ -123,6 +123,7 @@ class Episodes:
             "split": np.array(self.split),
             **{name: np.array(value, np.int64) for name, value in numbers.items()},
             "images": np.array(len(self.images), np.int64),
+            "sha256": np.array(self.images.sha256),
             **self._choices(np.arange(count)),
         }
 
@@ -186,7 +187,7 @@ class EpisodeList:
     """
 
     def __init__(self, images: ImageSet, listing: Mapping[str, npt.NDArray[Any]]):
-        required = ("split", "way", "shot", "queries", "seed", "images", "classes", "rows")
+        required = ("split", "way", "shot", "queries", "seed", "images", "sha256", "classes", "rows")
         if missing := [name for name in required if name not in listing]:
             raise ValueError(f"expected a list of episodes with {', '.join(required)}, got none of {missing}")
         self.images = images
@@ -197,6 +198,8 @@ class EpisodeList:
         optional = [name for name in ("turns", "shifts", "flips") if name in listing]
         self._listed: dict[str, Numbers] = {name: listing[name] for name in ("classes", "rows", *optional)}
         self._check(int(listing["images"]))
+        if (digits := str(listing["sha256"])) != images.sha256:
+            raise ValueError(f"expected a list of episodes of the images {images.sha256}, got one of {digits}")
 
     def __len__(self) -> int:
         return len(self._listed["rows"])
@@ -238,6 +241,9 @@ class EpisodeList:
         shifts = self._listed.get("shifts", np.zeros(0, np.int64))
         largest = int(np.abs(shifts).max(initial=0))
         Augmentation(rotate_classes="turns" in self._listed, crop=largest).check(self.images.shape)
+
+
+Source = Episodes | EpisodeList  # of the tasks of a problem; only the first is without end
 
 
 def _numbers(index: _Index) -> Numbers:

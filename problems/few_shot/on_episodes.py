@@ -7,7 +7,7 @@ from torch import Tensor
 
 from problems.base import Parameters, Problem, Tasks
 from problems.few_shot.embeddings import Embedding
-from problems.few_shot.episodes import INDICES, Episodes
+from problems.few_shot.episodes import INDICES, Source
 from problems.few_shot.normalisation import Normalisation
 
 
@@ -24,7 +24,7 @@ class OnEpisodes(Problem):
 
     def __init__(
         self,
-        episodes: Episodes,
+        episodes: Source,
         *,
         embedding: Embedding,
         autocast: torch.dtype | None = None,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from problems.base import Parameters, Parts, Tasks
 from problems.few_shot.embeddings import Embedding
-from problems.few_shot.episodes import Episodes
+from problems.few_shot.episodes import Source
 from problems.few_shot.heads import CLOSED_FORMS, Head
 from problems.few_shot.normalisation import SEMANTICS, ByGroup, Fixed, Groups, Moments, Recording, Semantics
 from problems.few_shot.on_episodes import OnEpisodes
@@ -46,7 +46,7 @@ class FewShot(OnEpisodes):
 
     def __init__(
         self,
-        episodes: Episodes,
+        episodes: Source,
         *,
         embedding: Embedding,
         head: Head,

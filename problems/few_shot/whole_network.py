@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from problems.base import Parameters, Tasks
 from problems.few_shot.embeddings import Embedding
-from problems.few_shot.episodes import Episodes
+from problems.few_shot.episodes import Source
 from problems.few_shot.normalisation import ByGroup, Groups
 from problems.few_shot.on_episodes import OnEpisodes
 
@@ -30,7 +30,7 @@ class WholeNetwork(OnEpisodes):
 
     def __init__(
         self,
-        episodes: Episodes,
+        episodes: Source,
         *,
         embedding: Embedding,
         autocast: torch.dtype | None = None,

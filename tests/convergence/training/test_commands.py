@@ -21,8 +21,8 @@ from convergence.status import Status
 from convergence.training import TrainingFailed, checkpoints
 from convergence.training.commands import TRAIN_HELP
 from convergence.training.data import NAMES
-from problems.few_shot import EpisodeList, glyphs
-from tests.convergence.training.small import run_command, started, tiny, tiny_splits, without_seconds, write_tiny
+from problems.few_shot import glyphs
+from tests.convergence.training.small import run_command, started, tiny, without_seconds, write_tiny
 
 SIZES = ("--way", 3, "--shot", 1, "--queries", 1, "--evaluation-queries", 2, "--channels", 2, "--batch", 2)
 STEPS = ("--lower-steps", 3, "--cg-steps", 2)
@@ -81,7 +81,42 @@ def test_a_run_writes_its_files_and_is_evaluated(call, data, tmp_path):
     assert stored["versions"].keys() >= {"torch"}
     with np.load(out / "episodes.npz") as listing:
         assert listing["accuracy"].mean() == pytest.approx(found["accuracy"])
-        assert len(EpisodeList(tiny_splits()["test"], listing)) == 5
+        assert listing["rows"].shape == (5, 3, 3)
+    again = json.loads(call("evaluate", out, "--list", out / "episodes.npz")[1])
+    assert again == found
+
+
+def test_a_saved_list_is_judged_by_as_it_is_or_refused(call, data, tmp_path):
+    out, other = tmp_path / "run", tmp_path / "other"
+    assert call("train", *data, *TINY, "--iterations", 2, "--out", out)[0] == 0
+    assert call("train", *data, *TINY, "--way", 2, "--iterations", 2, "--out", other)[0] == 0
+    found = json.loads(call("evaluate", out, "--episodes", 4, "--seed", 7)[1])
+    saved = tmp_path / "saved.npz"
+    saved.write_bytes((out / "episodes.npz").read_bytes())
+    assert call("evaluate", out, "--episodes", 3)[0] == 0
+    assert json.loads(call("evaluate", out, "--list", saved)[1]) == found
+    with np.load(saved) as listing:
+        arrays = dict(listing)
+    np.savez(tmp_path / "elsewhere.npz", **(arrays | {"sha256": np.array("0" * 12)}))
+    np.savez(tmp_path / "split.npz", **(arrays | {"split": np.array("held-out")}))
+    (tmp_path / "text.npz").write_text("no archive")
+    (tmp_path / "cut.npz").write_bytes(saved.read_bytes()[:-50])
+    np.savez(tmp_path / "pickle.npz", **(arrays | {"rows": np.array([{}], dtype=object)}))
+    for folder, path, expected in (
+        (other, saved, "listed episodes of 2 classes, as in training, got 3"),
+        (out, tmp_path / "elsewhere.npz", "got one of 000000000000"),
+        (out, tmp_path / "split.npz", "got one of held-out"),
+        (out, tmp_path / "text.npz", "expected an episodes.npz"),
+        (out, tmp_path / "cut.npz", "expected an episodes.npz"),
+        (out, tmp_path / "pickle.npz", "expected an episodes.npz"),
+        (out, tmp_path / "none.npz", "none.npz"),
+    ):
+        code, printed, shown = call("evaluate", folder, "--list", path)
+        assert (code, printed) == (2, ""), shown
+        assert expected in shown.splitlines()[-1]
+    code, _, shown = call("evaluate", out, "--list", saved, "--seed", 7)
+    assert code == 2
+    assert "expected --list or --episodes and --seed" in shown
 
 
 def test_resume_by_the_command_line(call, data, tmp_path):

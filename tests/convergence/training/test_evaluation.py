@@ -1,6 +1,7 @@
 """Evaluation: the accuracy of fixed episodes, the same whatever was trained, held against plain loops."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,12 +61,13 @@ def test_episodes_at_a_time_do_not_matter(chunk):
 
 def test_a_saved_list_is_judged_as_the_episodes_it_was_made_of():
     trained = tiny(1)
-    problem = trained.problem()
-    listed = RECIPE.problem(
-        EpisodeList(tiny_splits()["test"], problem.episodes.listing(4)), embedding=trained.embedding
-    )
-    again = measure(listed, RECIPE.method, trained.phi, episodes=4)
-    assert torch.equal(again.accuracies, evaluate(trained, episodes=4).accuracies)
+    listed = EpisodeList(tiny_splits()["test"], trained.problem(seed=5).episodes.listing(4))
+    again = evaluate(trained, listed=listed)
+    assert (again.episodes, again.seed, again.split) == (4, 5, "test")
+    assert torch.equal(again.accuracies, evaluate(trained, episodes=4, seed=5).accuracies)
+    other = replace(trained, plan=replace(trained.plan, way=2))
+    with pytest.raises(ValueError, match="expected listed episodes of 2 classes, as in training, got 3"):
+        evaluate(other, listed=listed)
 
 
 def test_running_statistics_are_gathered_over_training_episodes_that_no_seed_changes():

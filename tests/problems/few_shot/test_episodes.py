@@ -437,6 +437,7 @@ def put(place, value):
         (changed("rows", put((1, 0, 0), -1)), "expected listed rows 0 .. 55, got -1"),
         (changed("rows", put((0, 0), lambda rows: rows[0, 1])), "of the listed classes, got 6 that are of others"),
         (changed("rows", put((0, 0, 0), lambda rows: rows[0, 0, 1])), "rows that differ within an episode"),
+        (changed("sha256", lambda digits: digits + "x"), "expected a list of episodes of the images .* got one of .*x"),
         (changed("shifts", put((0, 0, 0, 0), 6)), "expected a crop below 6 pixels"),
     ],
 )
