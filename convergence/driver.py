@@ -198,7 +198,7 @@ def _sampler(
         raise ValueError(f"expected a batch size: {type(problem).__name__} draws tasks without end, got batch=None")
     if batch is None:
         return lambda t: oracle.pool
-    if type(problem).sample is not Problem.sample:
+    if problem.has("sample"):
         if replacement:
             raise ValueError(f"expected replacement=False: {type(problem).__name__} draws its own tasks, got True")
 

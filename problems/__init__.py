@@ -1,6 +1,6 @@
 """Bilevel meta-learning problems with known optima."""
 
-from problems.base import Constants, Parameters, Problem, Tasks, map_parameters
+from problems.base import Constants, Examples, Parameters, Problem, Tasks, Terms, map_parameters
 from problems.catalogue import COUNTEREXAMPLES, PROBLEMS
 from problems.counterexamples import HeavyTailed, QuarticLower, SingularLower
 from problems.embedded import Embedded
@@ -18,6 +18,7 @@ __all__ = [
     "PROBLEMS",
     "Constants",
     "Embedded",
+    "Examples",
     "HeavyTailed",
     "Huber",
     "Parameters",
@@ -34,6 +35,7 @@ __all__ = [
     "Representation",
     "SingularLower",
     "Tasks",
+    "Terms",
     "Tight",
     "Zigzag",
     "map_parameters",

@@ -77,6 +77,20 @@ class Tasks:
         return Tasks(self.index.to(device), **moved)
 
 
+class Terms(NamedTuple):
+    """A count for the lower and one for the upper objective of a task: terms of a sum, or blocks it is cut into."""
+
+    lower: int
+    upper: int
+
+
+class Examples(NamedTuple):
+    """Names of the task tensors that hold the examples of each objective, one a row right after the task axis."""
+
+    lower: tuple[str, ...]
+    upper: tuple[str, ...]
+
+
 class Parts(NamedTuple):
     """embed(phi, tasks) = join(*(compute(phi, tasks) for compute in functions)).
 
@@ -154,6 +168,14 @@ class Problem:
     tensors without replica axes needs to know nothing of them: the oracle maps it over the replicas
     (torch.vmap). One whose formulas broadcast over leading axes says so with `broadcasts_replicas = True`.
 
+    What is random in the objectives themselves lives in the tasks: a stochastic oracle evaluates `lower` and `upper` on
+    tasks freshly drawn (`draw`). Three attributes say more of them:
+
+    examples              the task tensors that hold the examples, where each objective is a mean over examples
+    blocks                into how many fixed blocks each of these means is cut (`Minibatch`); None: no such sum
+    twice_differentiable  second derivatives of g in theta exist and tell how theta* moves; False where they do not
+                          (a kink): methods that use them are refused
+
     Closed forms are used where a subclass overrides them, and held equal to automatic differentiation by
     `tests/problems/test_contract.py`.
 
@@ -164,13 +186,16 @@ class Problem:
     q: int
     constants: Constants | None = None
     broadcasts_replicas: bool = False
+    examples: Examples | None = None
+    blocks: Terms | None = None
+    twice_differentiable: bool = True
 
     # ---- the tasks
 
     @cached_property
     def tasks(self) -> int | None:
         """M, the number of tasks of the finite pool; None for a distribution without end."""
-        if type(self).sample is not Problem.sample and not getattr(self, "data", None):
+        if self.has("sample") and not getattr(self, "data", None):
             return None
         if not getattr(self, "data", None):
             raise ValueError(f"{type(self).__name__} has neither data nor a sample method: expected one of them")
@@ -206,6 +231,21 @@ class Problem:
             raise ValueError(f"expected a batch of 1 to {count} tasks without replacement, got {size}")
         index = torch.randperm(count, generator=rng, device=rng.device)[:size]
         return self.select(index.to(next(iter(self.data.values())).device))
+
+    def draw(self, tasks: Tasks, rng: torch.Generator) -> Tasks:
+        """The same tasks with a fresh sample of what their objectives average over; by default as they are, exact.
+
+        Unbiased: on the tasks returned both objectives, and hence all their derivatives, have those of `tasks` as
+        their mean. The tasks have no replica axes; `rng` is a CPU generator, what is drawn lies where the tasks do.
+        """
+        return tasks
+
+    def terms(self, tasks: Tasks) -> Terms:
+        """How many terms the lower and the upper objective of one of these tasks average over; (1, 1): no sum."""
+        if self.examples is None:
+            return Terms(1, 1)
+        axis = tasks.index.dim()
+        return Terms(*(tasks.tensors[names[0]].shape[axis] for names in self.examples))
 
     # ---- the two levels
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from problems.base import Constants, Parameters, Problem, Tasks
+from problems.base import Constants, Examples, Parameters, Problem, Tasks
 
 
 class ProxHeads(Problem):
@@ -28,6 +28,7 @@ class ProxHeads(Problem):
 
     outputs: int
     spread: float
+    examples = Examples(lower=("X", "y"), upper=("X_val", "y_val"))
 
     def __init__(
         self,
