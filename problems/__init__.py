@@ -2,16 +2,19 @@
 
 from problems.base import Constants, Examples, Parameters, Problem, Tasks, Terms, map_parameters
 from problems.catalogue import COUNTEREXAMPLES, PROBLEMS
-from problems.counterexamples import HeavyTailed, QuarticLower, SingularLower
+from problems.counterexamples import HeavyTailed, LassoLower, QuarticLower, SingularLower
 from problems.embedded import Embedded
 from problems.heads import ProxHeads
 from problems.logistic import ProxLogistic
+from problems.minibatch import Minibatch
+from problems.noisy import Noisy
 from problems.proximal import Proximal
 from problems.quadratic import Quadratic
 from problems.representation import Representation
 from problems.softmax import ProxSoftmax
 from problems.tails import PowerTail, PowerWell
 from problems.tight import Huber, Plateau, Tight, Zigzag
+from problems.wrapper import Wrapper
 
 __all__ = [
     "COUNTEREXAMPLES",
@@ -21,6 +24,9 @@ __all__ = [
     "Examples",
     "HeavyTailed",
     "Huber",
+    "LassoLower",
+    "Minibatch",
+    "Noisy",
     "Parameters",
     "Plateau",
     "PowerTail",
@@ -37,6 +43,7 @@ __all__ = [
     "Tasks",
     "Terms",
     "Tight",
+    "Wrapper",
     "Zigzag",
     "map_parameters",
 ]

@@ -240,6 +240,10 @@ class Problem:
         """
         return tasks
 
+    def select_blocks(self, tasks: Tasks, lower: Tensor, upper: Tensor) -> Tasks:
+        """The tasks with these of their blocks, (..., B) numbers below `blocks`. Raises ValueError without blocks."""
+        raise ValueError(f"expected a finite sum cut into blocks (Minibatch), got {type(self).__name__}, which is none")
+
     def terms(self, tasks: Tasks) -> Terms:
         """How many terms the lower and the upper objective of one of these tasks average over; (1, 1): no sum."""
         if self.examples is None:

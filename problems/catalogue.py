@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 
 from problems.base import Problem
-from problems.counterexamples import HeavyTailed, QuarticLower, SingularLower
+from problems.counterexamples import HeavyTailed, LassoLower, QuarticLower, SingularLower
 from problems.logistic import ProxLogistic
+from problems.minibatch import Minibatch
+from problems.noisy import Noisy
 from problems.proximal import Proximal
 from problems.quadratic import Quadratic
 from problems.representation import Representation
@@ -34,6 +36,13 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "prox-softmax": lambda seed: ProxSoftmax.random(tasks=5, classes=3, features=2, examples=20, prox=0.5, seed=seed),
     "representation": lambda seed: Representation.random(tasks=6, d=4, rank=2, examples=8, seed=seed),
     "prox-logistic": lambda seed: ProxLogistic.random(tasks=6, q=5, examples=20, seed=seed),
+    # stochastic objectives: exact unless a method draws
+    "quadratic-noisy": lambda seed: Noisy(
+        Quadratic.random(tasks=8, p=4, q=6, kappa=10.0, seed=seed), lower=0.5, upper=0.5, hessian=0.1
+    ),
+    "prox-logistic-minibatch": lambda seed: Minibatch(
+        ProxLogistic.random(tasks=6, q=5, examples=20, seed=seed), lower=5, upper=5
+    ),
 }
 
 # Problems that break an assumption of the theorems: no constants, no reference, no promise that a run converges
@@ -42,5 +51,6 @@ COUNTEREXAMPLES: dict[str, Callable[[int], Problem]] = {
         torch.randn(5, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     ),
     "singular-lower": lambda seed: SingularLower(),
+    "lasso-lower": lambda seed: LassoLower.random(tasks=4, p=2, q=3, lasso=0.7, seed=seed),
     "heavy-tailed": lambda seed: HeavyTailed(index=1.5),
 }

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from problems.base import Parameters, Problem, Tasks
+from problems.base import Parameters, Problem, Tasks, matvec
 from problems.quadratic import Quadratic
 
 
@@ -166,6 +166,99 @@ class SingularLower(Problem):
     def surrogate_gradient(self, phi: Parameters, features: Any, theta: Tensor, v: Tensor, tasks: Tasks) -> Parameters:
         """v_1."""
         return {"phi": v[..., :1].mean(-2)}
+
+
+class LassoLower(Problem):
+    """g_i = 1/2 |theta - C_i phi|^2 + lasso |theta|_1,  f_i = 1/2 |theta - target_i|^2: a kink wherever theta_j = 0.
+
+    g is 1-strongly convex; theta* = soft(C phi) = sign(C phi) max(|C phi| - lasso, 0), which does not move where
+    |(C phi)_j| < lasso. With S_i the coordinates j that do, |(C phi)_j| > lasso, the derivative is
+
+        grad Phi = mean_i C_i' 1_S (theta* - target)    where no |(C phi)_j| = lasso.
+
+    d2g/dtheta2 = I beside the kinks tells nothing of S: even at theta* the implicit direction is mean_i C_i' (theta* -
+    target), off by -mean_i C_i' 1_notS target. And no step size takes subgradient steps to a zero of theta*: they jump
+    across it. Hence no constants, and `twice_differentiable` is False. At theta_j = 0 `lower_gradient` takes 0 of the
+    subgradients [-lasso, lasso]. C has the shape (M, q, p), target (M, q). docs/theory.md S7f.
+    Raises ValueError on other shapes, or unless lasso > 0.
+
+    Source: Daubechies, Defrise, De Mol 2004 (the threshold); Bertrand et al. 2022, Implicit differentiation for fast
+    hyperparameter selection in non-smooth convex learning (the derivative on the support).
+    """
+
+    broadcasts_replicas = True
+    twice_differentiable = False
+
+    def __init__(self, C: Tensor, target: Tensor, *, lasso: float):
+        if C.dim() != 3 or 0 in C.shape or target.shape != C.shape[:2]:
+            raise ValueError(
+                f"expected C of shape (M, q, p) and target (M, q), got {tuple(C.shape)} and {tuple(target.shape)}"
+            )
+        if not lasso > 0:
+            raise ValueError(f"expected lasso > 0, got {lasso}")
+        self.data = {"C": C, "target": target}
+        self.q, self.p, self.lasso = C.shape[1], C.shape[2], lasso
+        self.check()
+
+    @classmethod
+    def random(cls, *, tasks: int, p: int, q: int, lasso: float, seed: int = 0) -> LassoLower:
+        """C and target standard normal."""
+        rng = torch.Generator().manual_seed(seed)
+        C = torch.randn(tasks, q, p, generator=rng, dtype=torch.float64)
+        return cls(C, torch.randn(tasks, q, generator=rng, dtype=torch.float64), lasso=lasso)
+
+    def phi0(self, rng: torch.Generator) -> Parameters:
+        """Ones."""
+        return {"phi": self.data["C"].new_ones(self.p)}
+
+    def theta0(self, phi: Parameters, tasks: Tasks) -> Tensor:
+        """C phi, the minimiser without the lasso."""
+        return matvec(tasks.C, phi["phi"].unsqueeze(-2))
+
+    def embed(self, phi: Parameters, tasks: Tasks) -> dict[str, Tensor]:
+        """C phi, (..., B, q)."""
+        return {"centre": matvec(tasks.C, phi["phi"].unsqueeze(-2))}
+
+    def lower(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        """1/2 |theta - C phi|^2 + lasso |theta|_1."""
+        return (0.5 * (theta - features["centre"]).square() + self.lasso * theta.abs()).sum(-1)
+
+    def upper(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        """1/2 |theta - target|^2."""
+        return 0.5 * (theta - tasks.target).square().sum(-1)
+
+    def lower_gradient(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        """theta - C phi + lasso sign(theta)."""
+        return theta - features["centre"] + self.lasso * theta.sign()
+
+    def lower_hvp(self, features: Any, theta: Tensor, v: Tensor, tasks: Tasks) -> Tensor:
+        """v, the derivative beside the kinks."""
+        return v
+
+    def upper_gradient(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        """theta - target."""
+        return theta - tasks.target
+
+    def surrogate_gradient(self, phi: Parameters, features: Any, theta: Tensor, v: Tensor, tasks: Tasks) -> Parameters:
+        """mean_i C_i'v_i."""
+        return {"phi": matvec(tasks.C.mT, v).mean(-2)}
+
+    def lower_solution(self, phi: Parameters, tasks: Tasks) -> Tensor:
+        """soft(C phi)."""
+        return self._soft(phi, tasks.C)
+
+    def value(self, phi: Parameters) -> Tensor:
+        """mean_i 1/2 |soft(C_i phi) - target_i|^2."""
+        return 0.5 * (self._soft(phi, self.data["C"]) - self.data["target"]).square().sum(-1).mean(-1)
+
+    def hypergradient(self, phi: Parameters) -> Parameters:
+        """mean_i C_i' 1_S (theta* - target)."""
+        star = self._soft(phi, self.data["C"])
+        moves = (star - self.data["target"]) * (star != 0)
+        return {"phi": torch.einsum("mqp,...mq->...p", self.data["C"], moves) / len(self.data["C"])}
+
+    def _soft(self, phi: Parameters, C: Tensor) -> Tensor:
+        return torch.nn.functional.softshrink(torch.einsum("...qp,...p->...q", C, phi["phi"].unsqueeze(-2)), self.lasso)
 
 
 class HeavyTailed(Problem):

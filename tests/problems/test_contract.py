@@ -18,6 +18,7 @@ from problems import (
     PROBLEMS,
     Constants,
     Embedded,
+    Minibatch,
     Parameters,
     Plateau,
     PowerTail,
@@ -27,6 +28,7 @@ from problems import (
     Representation,
     Tasks,
     Tight,
+    Wrapper,
 )
 from tests.independent import EPS, Dense, assert_near, norm
 from tests.strategies import normal
@@ -34,6 +36,11 @@ from tests.strategies import normal
 SEEDS = (0, 1, 2)
 PER_TASK = ("theta0", "lower", "upper", "lower_gradient", "lower_hvp", "upper_gradient", "lower_solution")
 CLOSED_FORMS = (*PER_TASK[3:], "surrogate_gradient", "value", "hypergradient")
+
+
+def bare(problem: Problem) -> Problem:
+    """The problem inside all wrappers."""
+    return bare(problem.problem) if isinstance(problem, Wrapper) else problem
 
 
 def overridden(forms: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -176,6 +183,40 @@ def test_replicas_are_separate_runs(name, batch, replacement):
         assert together.calls == alone.calls
 
 
+# ---- stochastic objectives
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in PROBLEMS if PROBLEMS[name](0).examples and not PROBLEMS[name](0).blocks]
+)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_objectives_that_name_their_examples_are_means_over_them(name, seed):
+    problem = PROBLEMS[name](seed)
+    phi, theta, _, tasks = point(problem, seed)
+    single = Minibatch(problem, lower=1, upper=1)
+    assert single.blocks == problem.terms(tasks)
+    z = problem.embed(phi, tasks)
+    for k, level in enumerate(("lower", "upper")):
+        blocks = [
+            single.select_blocks(tasks, *(torch.full_like(tasks.index, j if i == k else 0) for i in (0, 1)))
+            for j in range(single.blocks[k])
+        ]
+        values = [getattr(single, level)(single.embed(phi, block), theta, block) for block in blocks]
+        # at most 40 terms, rounded once each
+        assert_near(torch.stack(values).mean(0), getattr(problem, level)(z, theta, tasks), within=100 * EPS)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_a_draw_is_of_the_same_tasks_a_function_of_its_generator_and_in_their_dtype(name):
+    problem = PROBLEMS[name](0).to(dtype=torch.float32)
+    tasks = problem.sample(None, torch.Generator())[:2]
+    first, again, other = (problem.draw(tasks, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first.index, tasks.index)
+    assert all(torch.equal(first.tensors[key], again.tensors[key]) for key in first.tensors)
+    assert all(x.dtype == torch.float32 for x in first.tensors.values() if x.is_floating_point())
+    assert problem.has("draw") == any(not torch.equal(first.tensors[key], other.tensors[key]) for key in first.tensors)
+
+
 # ---- Taylor remainders
 
 
@@ -213,7 +254,7 @@ def test_remainders_of_g_in_theta_have_the_order_of_a_right_gradient_and_hessian
 
 
 def is_quadratic_in_theta(problem: Problem) -> bool:
-    return isinstance(problem, Representation) or (problem.constants is not None and problem.constants.rho_2 == 0)
+    return isinstance(bare(problem), Representation) or (problem.constants is not None and problem.constants.rho_2 == 0)
 
 
 def smooth_points(problem: Problem, seed: int) -> list[Parameters]:
@@ -244,7 +285,7 @@ def smooth_points(problem: Problem, seed: int) -> list[Parameters]:
 def test_remainders_of_the_upper_objective_have_the_order_of_a_right_hypergradient(name, seed):
     problem = PROBLEMS[name](seed)
     tasks = problem.sample(None, torch.Generator())
-    piecewise_quadratic = isinstance(problem, (Quadratic, Tight))
+    piecewise_quadratic = isinstance(bare(problem), (Quadratic, Tight))
 
     def at(phi: Parameters) -> tuple[Tensor, Parameters]:
         if problem.has("value") and problem.has("hypergradient"):
@@ -337,7 +378,7 @@ def test_a_constant_bounds_what_is_measured_and_equals_it_where_it_is_said_to_be
         else:
             assert found <= given + slack
         everywhere_the_same = {"mu", "L", "L_c", "rho_1", "rho_2", "ell_1", "tau", "sigma_sq"}
-        if isinstance(problem, Quadratic) or (isinstance(problem, Embedded) and constant in everywhere_the_same):
+        if isinstance(bare(problem), Quadratic) or (isinstance(problem, Embedded) and constant in everywhere_the_same):
             assert found == pytest.approx(given, abs=slack)
 
 
