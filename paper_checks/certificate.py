@@ -89,9 +89,9 @@ def judge(evidence: Evidence) -> list[Comparison]:
 
 def _ratios(setting: Setting) -> Evidence:
     """error, certificate, |grad Phi| and kappa times Lemma 1, of each task alone."""
-    each = {name: make(setting.seed) for name, make in PROBLEMS.items()}
-    # a problem that is drawn is, undrawn, another of the catalogue
-    problems = {name: problem for name, problem in each.items() if problem.constants and not problem.has("draw")}
+    problems: dict[str, Problem] = {
+        name: make(setting.seed) for name, make in PROBLEMS.items() if make(setting.seed).constants is not None
+    }
     for kappa in (10.0, 100.0, 1000.0):
         count = setting.pick(40, 400)
         problems[f"kappa {kappa:g}"] = Quadratic.random(tasks=count, p=4, q=8, kappa=kappa, seed=setting.seed + 7)

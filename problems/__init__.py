@@ -1,7 +1,7 @@
 """Bilevel meta-learning problems with known optima."""
 
 from problems.base import Constants, Examples, Parameters, Problem, Tasks, Terms, map_parameters
-from problems.catalogue import COUNTEREXAMPLES, PROBLEMS
+from problems.catalogue import COUNTEREXAMPLES, PROBLEMS, STOCHASTIC
 from problems.counterexamples import HeavyTailed, LassoLower, QuarticLower, SingularLower
 from problems.embedded import Embedded
 from problems.heads import ProxHeads
@@ -19,6 +19,7 @@ from problems.wrapper import Wrapper
 __all__ = [
     "COUNTEREXAMPLES",
     "PROBLEMS",
+    "STOCHASTIC",
     "Constants",
     "Embedded",
     "Examples",

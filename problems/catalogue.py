@@ -36,7 +36,10 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "prox-softmax": lambda seed: ProxSoftmax.random(tasks=5, classes=3, features=2, examples=20, prox=0.5, seed=seed),
     "representation": lambda seed: Representation.random(tasks=6, d=4, rank=2, examples=8, seed=seed),
     "prox-logistic": lambda seed: ProxLogistic.random(tasks=6, q=5, examples=20, seed=seed),
-    # stochastic objectives: exact unless a method draws
+}
+
+# Problems whose objectives are drawn: what a method sees of them is an unbiased estimate, what a probe sees is exact
+STOCHASTIC: dict[str, Callable[[int], Problem]] = {
     "quadratic-noisy": lambda seed: Noisy(
         Quadratic.random(tasks=8, p=4, q=6, kappa=10.0, seed=seed), lower=0.5, upper=0.5, hessian=0.1
     ),

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.func import grad, jacrev
 
 from convergence import MemoryReduced, Oracle, reference, run
+from problems import PROBLEMS as SYNTHETIC
 from problems import (
-    PROBLEMS,
+    STOCHASTIC,
     Constants,
     Embedded,
     Minibatch,
@@ -33,6 +34,7 @@ from problems import (
 from tests.independent import EPS, Dense, assert_near, norm
 from tests.strategies import normal
 
+PROBLEMS = SYNTHETIC | STOCHASTIC
 SEEDS = (0, 1, 2)
 PER_TASK = ("theta0", "lower", "upper", "lower_gradient", "lower_hvp", "upper_gradient", "lower_solution")
 CLOSED_FORMS = (*PER_TASK[3:], "surrogate_gradient", "value", "hypergradient")
