@@ -19,6 +19,7 @@ from torch import Tensor
 
 from convergence.arguments import integer
 from convergence.method import Method
+from convergence.needs import require
 from convergence.optimisers import MakeOptimizer, Optimised, require_upper_step
 from convergence.oracle import Oracle
 from convergence.probes import Probe, Snapshot
@@ -62,9 +63,9 @@ def run(
     optimizer      makes a torch.optim.Optimizer of the tensors of phi, which then takes the upper step along d, in
                    place of a method's own (whose upper_step_size is None); not one that needs a closure (LBFGS)
 
-    Raises ValueError on wrong arguments, RunFailed (which carries the result) on BREAKDOWN or NON_FINITE unless
-    `raise_on_failure` is False, ReferenceFailed where a probe finds no true gradient though the method
-    went on (with `raise_on_failure` False its trace holds NaN).
+    Raises ValueError on wrong arguments and on a problem that lacks what the method needs, RunFailed (which carries
+    the result) on BREAKDOWN or NON_FINITE unless `raise_on_failure` is False, ReferenceFailed where a probe finds no
+    true gradient though the method went on (with `raise_on_failure` False its trace holds NaN).
 
     >>> from problems import Quadratic
     >>> from convergence import MemoryReduced, run
@@ -85,9 +86,10 @@ def run(
     batch = None if batch is None else integer("batch", batch, least=1, otherwise="None or ")
     lead = () if replicas is None else (replicas,)
     problem.check()
+    require(method, problem)
     problem = problem.to(device, dtype)
     seeds = tuple(seed + r for r in range(replicas or 1))
-    oracle = Oracle(problem, replicas=replicas)
+    oracle = Oracle(problem, replicas=replicas, seeds=seeds)
     draw = _sampler(oracle, seeds, batch, replacement=replacement, single=replicas is None, device=device, dtype=dtype)
     wanted = resolve_probes(probes, stop_at, finite=problem.tasks is not None)
     phi = _start(problem, phi0, seeds, replicas, device, dtype)
@@ -105,6 +107,7 @@ def run(
         phi=loop.phi,
         trace=recorder.traces(),
         calls=dict(oracle.calls),
+        examples=dict(oracle.examples),
         status=max(loop.running.ends),
         iterations=max(loop.running.counts),
         statuses=loop.running.ends,
@@ -150,6 +153,7 @@ class _Loop:
         if probing and not running.stop(recorder.of_phi(snapshot, running), Status.CONVERGED):
             recorder.no_step()
             return False
+        oracle.begin(t)
         tasks = self.draw(t)
         step = self.method.step(oracle, self.phi, tasks, self.state)
         if self._optimised is not None:

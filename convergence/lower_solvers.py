@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,13 +14,34 @@ from convergence.oracle import Features, Oracle
 from problems import Problem, Tasks
 
 
+class LowerSolver(Protocol):
+    """K steps on the lower level of each task, which estimators follow or look at the end of."""
+
+    @property
+    def steps(self) -> int:
+        """K."""
+
+    @property
+    def gradients(self) -> int:
+        """Lower gradients a task."""
+
+    def solve(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, *, keep_graph: bool = False) -> Tensor:
+        """theta_K from theta, (..., B, q); with `keep_graph` as a differentiable function of phi."""
+
+    def split(self, last: int) -> tuple[LowerSolver | None, LowerSolver]:
+        """The steps before the last ones (None: there are none), and those. Raises ValueError where it cannot."""
+
+    def known(self, problem: Problem) -> LowerSolver:
+        """The same with every step size it leaves to the problem. Raises ValueError where that is not known."""
+
+
 @dataclass(frozen=True)
 class GradientDescent:
-    """theta_{k+1} = theta_k - alpha grad_theta g(phi, theta_k), K steps; each forgets its graph.
+    """theta_{k+1} = theta_k - alpha grad_theta g(phi, theta_k), K steps; each forgets its graph, unless it is kept.
 
     step_size   alpha; None: 2 / (L_i + mu_i) for each task, from the problem's `curvature` at the features
 
-    Cost: K lower gradients a task; memory independent of K.
+    Where g is stochastic each step sees a fresh sample. Cost: K lower gradients a task; memory independent of K.
     """
 
     steps: int
@@ -29,6 +51,21 @@ class GradientDescent:
         integer("steps", self.steps, least=0)
         if self.step_size is not None:
             positive("step_size", self.step_size)
+
+    @property
+    def gradients(self) -> int:
+        """K."""
+        return self.steps
+
+    def split(self, last: int) -> tuple[GradientDescent | None, GradientDescent]:
+        """The first K - last steps (None: there are none) and the last ones."""
+        if last >= self.steps:
+            return None, self
+        return replace(self, steps=self.steps - last), replace(self, steps=last)
+
+    def known(self, problem: Problem) -> GradientDescent:
+        """With a step size of 2 / (L + mu) where it has none."""
+        return self.of(problem, self.steps, self.step_size)
 
     @classmethod
     def of(cls, problem: Problem, steps: int, step_size: float | None) -> GradientDescent:
@@ -52,15 +89,17 @@ class GradientDescent:
         theta: Tensor,
         tasks: Tasks,
         *,
+        keep_graph: bool = False,
         enough: Callable[[Tensor], bool] | None = None,
     ) -> Tensor:
-        """theta_K from theta, (..., B, q).
+        """theta_K from theta, (..., B, q); with `keep_graph` as a differentiable function of phi.
 
         `enough` is asked after each step, given |grad_theta g_i| (..., B) from before it, whether to stop there.
         """
-        own = None if self.step_size is not None else self._of_each_task(oracle, z, tasks)
+        own = None if self.step_size is not None or keep_graph else self._of_each_task(oracle, z, tasks)
         for _ in range(self.steps):
-            gradient = oracle.lower_gradient(z, theta, tasks)
+            at, sample = oracle.draw(z, tasks)
+            gradient = oracle.lower_gradient(at, theta, sample, keep_graph=keep_graph)
             theta = theta - own * gradient if own is not None else torch.sub(theta, gradient, alpha=self.one_step_size)
             if enough is not None and enough(gradient.norm(dim=-1)):
                 break

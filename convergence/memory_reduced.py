@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from convergence.adaptive import Certified
 from convergence.arguments import integer, positive
+from convergence.declared import Declared
 from convergence.hypergradients import Implicit
 from convergence.linear_solvers import ConjugateGradient, LinearSolver
 from convergence.lower_solvers import GradientDescent
 from convergence.method import Step, descend
+from convergence.needs import TWICE_DIFFERENTIABLE, Need
 from convergence.oracle import Calls, Features, Oracle
+from convergence.pool_rows import require_pool, rows, with_rows
 from problems import Parameters, Tasks
 
 
@@ -57,6 +60,17 @@ class MemoryReduced:
     linear_solver: LinearSolver | None = None
     recompute: bool = False
 
+    needs: ClassVar[tuple[Need, ...]] = (TWICE_DIFFERENTIABLE,)
+    declared: ClassVar[Declared] = Declared(
+        title="memory-reduced",
+        estimates="implicit",
+        bias="varrho^K and chi_N from a cold start (docs/theory.md S1); none in the limit of a warm one",
+        memory="flat",
+        exact=True,
+        rate=1.0,
+        source="Yang, Ma, Yu, AAAI 2025",
+    )
+
     def __post_init__(self) -> None:
         integer("lower_steps", self.lower_steps, least=0)
         for name in ("lower_step_size", "upper_step_size", "accuracy"):
@@ -78,8 +92,8 @@ class MemoryReduced:
         """phi_{t+1} from phi_t and the tasks of iteration t."""
         # Features once; their graph is kept for the last line of `implicit` alone.
         z = oracle.embed(phi, tasks, recompute=self.recompute)
-        theta = _rows(state.theta, tasks, oracle)  # theta0, or where each task's iterate was left
-        v = _rows(state.v, tasks, oracle)
+        theta = rows(state.theta, tasks, oracle)  # theta0, or where each task's iterate was left
+        v = rows(state.v, tasks, oracle)
         if theta is None:
             theta = oracle.theta0(phi, tasks)
         if self.accuracy is None:
@@ -118,11 +132,7 @@ class MemoryReduced:
         """The state before the first iteration: theta0 and v = 0 for every task of the pool."""
         if self.warm_start is False:
             return State(None, None)
-        if oracle.problem.tasks is None:
-            raise ValueError(
-                "expected a finite pool of tasks for warm_start, "
-                f"got {type(oracle.problem).__name__}, which draws tasks without end: use warm_start=False"
-            )
+        require_pool(oracle.problem, "warm_start")
         theta = oracle.theta0(phi, oracle.pool).clone()
         return State(theta, torch.zeros_like(theta) if self.warm_start is True else None)
 
@@ -142,18 +152,4 @@ class MemoryReduced:
         }
 
     def _store(self, state: State, tasks: Tasks, oracle: Oracle, theta: Tensor, v: Tensor) -> State:
-        return State(_replace(state.theta, theta, tasks, oracle), _replace(state.v, v, tasks, oracle))
-
-
-def _rows(stored: Tensor | None, tasks: Tasks, oracle: Oracle) -> Tensor | None:
-    """The rows of these tasks, (..., B, q), of what is stored for the pool."""
-    if stored is None or tasks is oracle.pool:
-        return stored
-    return stored.gather(-2, tasks.index.unsqueeze(-1).expand(*tasks.index.shape, stored.shape[-1]))
-
-
-def _replace(stored: Tensor | None, rows: Tensor, tasks: Tasks, oracle: Oracle) -> Tensor | None:
-    """What is stored, with the rows of these tasks replaced. A task drawn twice brings the same row twice."""
-    if stored is None or tasks is oracle.pool:
-        return None if stored is None else rows
-    return stored.scatter(-2, tasks.index.unsqueeze(-1).expand_as(rows), rows)
+        return State(with_rows(state.theta, theta, tasks, oracle), with_rows(state.v, v, tasks, oracle))

@@ -29,7 +29,11 @@ class Step(NamedTuple):
 
 
 class Method(Protocol):
-    """What `run` asks of a method: a frozen set of hyperparameters whose `step` returns the new state."""
+    """What `run` asks of a method: a frozen set of hyperparameters whose `step` returns the new state.
+
+    It may have `needs`, a tuple of `Need`, which `run` holds against the problem, and `declared`, a `Declared`, which
+    the tests and claims on all methods of `convergence.catalogue.METHODS` hold against measurements.
+    """
 
     def start(self, oracle: Oracle, phi: Parameters) -> Any:
         """The state before the first iteration."""

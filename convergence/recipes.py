@@ -11,7 +11,7 @@ import torch
 from convergence.linear_solvers import ConjugateGradient
 from convergence.memory_reduced import MemoryReduced
 from convergence.method import Method
-from convergence.methods import ClosedForm, ITDBiO
+from convergence.methods import FOMAML, ClosedForm, ITDBiO
 from problems.few_shot import (
     Embedding,
     FewShot,
@@ -146,9 +146,9 @@ RECIPES: dict[str, Recipe] = {
         source="Ji, Yang, Liang, ICML 2021",
     ),
     "anil": _ANIL,
-    "fo_anil": replace(_ANIL, method=ITDBiO(lower_steps=10, lower_step_size=0.1, first_order=True)),
+    "fo_anil": replace(_ANIL, method=FOMAML(lower_steps=10, lower_step_size=0.1)),
     "maml": _MAML,
-    "fomaml": replace(_MAML, method=ITDBiO(lower_steps=3, lower_step_size=0.5, first_order=True)),
+    "fomaml": replace(_MAML, method=FOMAML(lower_steps=3, lower_step_size=0.5)),
     "protonet": Recipe(
         method=ClosedForm(), head=lambda way: PrototypeHead(way=way), source="Snell, Swersky, Zemel, NeurIPS 2017"
     ),

@@ -19,7 +19,8 @@ class Result:
     phi          the last iterate, named tensors, (R, ...) with replicas
     trace        probe -> values at t = 0, probe_every, ..., float64 on the CPU, (T,) or (T, R); NaN in a replica
                  after it stopped
-    calls        oracle calls of one replica (the one that ran longest)
+    calls        oracle calls of one replica (the one that ran longest), a call being that of one task
+    examples     terms of the objectives that those calls looked at: more than the calls where tasks are finite sums
     status       how the run ended; with replicas the worst of `statuses`
     iterations   upper iterations completed (of the replica that ran longest)
     statuses, iterations_of   one entry a replica; one entry where there are no replicas
@@ -28,6 +29,7 @@ class Result:
     phi: Parameters
     trace: dict[str, Tensor]
     calls: Calls
+    examples: Calls
     status: Status
     iterations: int
     statuses: tuple[Status, ...]

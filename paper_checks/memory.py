@@ -26,7 +26,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from convergence import Oracle, Unrolled, peak_bytes
+from convergence import GradientDescent, Oracle, Unrolled, peak_bytes
 from convergence import run as solve
 from convergence.memory import saved_bytes
 from convergence.streams import generator
@@ -125,11 +125,11 @@ def _unrolled(setting: Setting, K: int, q: int, n: int) -> tuple[int, int]:
     problem = _problem(setting, q, n)
     oracle = Oracle(problem)
     phi = problem.phi0(generator(setting.seed, "start"))
-    unrolled = Unrolled(K, problem.constants.lower_step_size)
+    lower = GradientDescent(K, problem.constants.lower_step_size)
 
     def estimate() -> object:
         z = oracle.embed(phi, oracle.pool, keep_graph=True)
-        return unrolled.estimate(oracle, z, oracle.theta0(phi, oracle.pool), oracle.pool)
+        return Unrolled().estimate(oracle, z, oracle.theta0(phi, oracle.pool), oracle.pool, lower=lower)
 
     estimate()
     return peak_bytes(estimate, device=setting.device), saved_bytes(estimate)

@@ -136,15 +136,10 @@ class HalfBatch(MemoryReduced):
 class LastStepOnly(ITDBiO):
     """Unrolled differentiation that backpropagates through the last lower step alone."""
 
-    def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: None) -> Step:
-        """One upper iteration whose graph begins at theta_{K-1}."""
-        z = oracle.embed(phi, tasks, keep_graph=True)
-        whole = GradientDescent.of(oracle.problem, self.lower_steps, self.lower_step_size)
-        before = replace(whole, steps=max(whole.steps - 1, 0))
-        theta = before.solve(oracle, z, oracle.theta0(phi, tasks), tasks)
-        last = Unrolled(whole.steps - before.steps, whole.step_size)
-        d, theta, v, failure = last.estimate(oracle, z, theta, tasks)
-        return Step(map_parameters(lambda x, dx: x - self.upper_step_size * dx, phi, d), None, d, theta, v, failure)
+    @property
+    def hypergradient(self) -> Unrolled:
+        """Reverse mode through one step."""
+        return Unrolled(last=1)
 
 
 class LateLastLine(MemoryReduced):
@@ -165,8 +160,8 @@ class KeptGraph(MemoryReduced):
     def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: State) -> Step:
         """One upper iteration of unrolled differentiation."""
         z = oracle.embed(phi, tasks, keep_graph=True)
-        solver = self.lower_solver(oracle)
-        estimate = Unrolled(solver.steps, solver.step_size).estimate(oracle, z, oracle.theta0(phi, tasks), tasks)
+        theta, lower = oracle.theta0(phi, tasks), self.lower_solver(oracle)
+        estimate = Unrolled().estimate(oracle, z, theta, tasks, lower=lower)
         new = descend(phi, estimate.direction, self.upper_step_size)
         return Step(new, state, estimate.direction, estimate.theta, estimate.v, estimate.failure)
 

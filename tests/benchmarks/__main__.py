@@ -19,7 +19,7 @@ from rich.progress import track
 from rich.table import Table
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convergence import MemoryReduced, Oracle, Step, Unrolled, run
+from convergence import GradientDescent, MemoryReduced, Oracle, Step, Unrolled, run
 from convergence.files import write_atomically
 from paper_checks import CLAIMS, Setting
 from paper_checks.report import versions
@@ -112,14 +112,14 @@ def _few_large_steps() -> dict[str, Figure]:
     phi = problem.phi0(torch.Generator().manual_seed(0))
     method = MemoryReduced(lower_steps=20, cg_steps=5, upper_step_size=0.1, warm_start=False)
     state = method.start(oracle, phi)
-    unrolled = Unrolled(20, problem.constants.lower_step_size)
+    lower = GradientDescent(20, problem.constants.lower_step_size)
 
     def implicit_step() -> Step:
         return method.step(oracle, phi, oracle.pool, state)
 
     def unrolled_step() -> object:
         z = oracle.embed(phi, oracle.pool, keep_graph=True)
-        return unrolled.estimate(oracle, z, oracle.theta0(phi, oracle.pool), oracle.pool)
+        return Unrolled().estimate(oracle, z, oracle.theta0(phi, oracle.pool), oracle.pool, lower=lower)
 
     implicit, reverse = in_turn(_timed(implicit_step, 10), _timed(unrolled_step, 10), label="logistic heads")
     return {"memory-reduced / unrolled step, K 20": figure_of(ratios(implicit, reverse), "ratio", "")}

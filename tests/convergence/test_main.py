@@ -1,6 +1,7 @@
 """The command line that solves one problem: methods with and without CG, exit statuses, the file it writes."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -42,7 +43,7 @@ def test_cg_steps_and_cold_reach_the_method_that_has_them(monkeypatch, capsys, t
 def test_an_option_that_a_method_does_not_have_is_refused(monkeypatch, capsys, option):
     code, _, error = call(monkeypatch, capsys, "quadratic", "--method", "itd_bio", *option)
     assert code == 2
-    assert f"expected no {option[0]}: itd_bio has lower_steps, lower_step_size, upper_step_size" in error
+    assert re.match(rf"error: expected no {option[0]}: itd_bio has .*lower_steps.*, and no \w+\n", error)
 
 
 def test_a_method_that_is_not_there_is_refused_with_the_names_of_those_that_are(monkeypatch, capsys):

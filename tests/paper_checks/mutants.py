@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from convergence import ConjugateGradient, Estimate, GradientDescent, Implicit, MemoryReduced, Oracle, State, Step
-from convergence.memory_reduced import _rows
+from convergence.pool_rows import rows
 from problems import Parameters, Tasks, map_parameters
 
 
@@ -49,7 +49,7 @@ class StaleV(MemoryReduced):
 
     def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: State) -> Step:
         right = super().step(oracle, phi, tasks, state)
-        stale = _rows(state.v, tasks, oracle)
+        stale = rows(state.v, tasks, oracle)
         if stale is None:
             return right
         return moved(self, phi, right, oracle.hypergradient(oracle.embed(phi, tasks), right.theta, stale, tasks))
@@ -222,7 +222,7 @@ class LateHessian(MemoryReduced):
         at = {True: before.theta, False: right.theta}
         b = oracle.upper_gradient(z, at[self.late_gradient], tasks)
         hessian = oracle.lower_hessian(z, at[self.late_hessian], tasks)
-        v, _, failure = ConjugateGradient(self.cg_steps).solve(hessian, b, _rows(state.v, tasks, oracle))
+        v, _, failure = ConjugateGradient(self.cg_steps).solve(hessian, b, rows(state.v, tasks, oracle))
         d = oracle.hypergradient(z, right.theta, v, tasks)
         stored = self._store(state, tasks, oracle, right.theta, v)
         return moved(self, phi, right, d)._replace(v=v, state=stored, failure=failure)

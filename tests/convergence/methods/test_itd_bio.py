@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import grad
 
-from convergence import ITDBiO, MemoryReduced, Oracle, peak_bytes, run
+from convergence import FOMAML, ITDBiO, MemoryReduced, Oracle, peak_bytes, run
 from problems import PROBLEMS, ProxLogistic, Quadratic
 from tests.independent import Dense, assert_near
 from tests.problems.few_shot.tiny import few_shot
@@ -137,8 +137,8 @@ def test_impossible_hyperparameters_are_refused(change, sentence):
 
 @given(steps=st.integers(0, 4), batch=st.sampled_from([None, 1, 3]))
 def test_the_declared_calls_of_first_order_are_those_counted(steps, batch):
-    problem = Quadratic.random(tasks=5, p=2, q=3, kappa=5.0)
-    method = ITDBiO(lower_steps=steps, upper_step_size=0.1, first_order=True)
+    problem = Quadratic.random(tasks=5, p=3, q=3, kappa=5.0, initialisation=True)
+    method = FOMAML(lower_steps=steps, upper_step_size=0.1)
     result = run(problem, method, iterations=2, batch=batch, probes=())
     assert result.calls == {name: 2 * count for name, count in method.declared_calls(batch or 5).items()}
     assert result.calls["hvp"] == result.calls["cross_product"] == 0
@@ -146,7 +146,7 @@ def test_the_declared_calls_of_first_order_are_those_counted(steps, batch):
 
 @pytest.mark.parametrize("name", ["quadratic-initialisation", "prox-logistic-initialisation"])
 def test_first_order_replicas_together_equal_separate_runs(name):
-    method = ITDBiO(lower_steps=3, lower_step_size=0.1, upper_step_size=0.2, first_order=True)
+    method = FOMAML(lower_steps=3, lower_step_size=0.1, upper_step_size=0.2)
     options = {"iterations": 3, "batch": 2, "probes": ()}
     together = run(instance(name), method, replicas=2, seed=4, **options)
     for r in range(2):
@@ -154,11 +154,11 @@ def test_first_order_replicas_together_equal_separate_runs(name):
             assert_near(together.phi[n][r], tensor, within=1e-12)
 
 
-@pytest.mark.parametrize("first_order", [False, True])
-def test_new_tasks_are_adapted_by_the_same_steps_without_a_graph(first_order):
+@pytest.mark.parametrize("kind", [ITDBiO, FOMAML])
+def test_new_tasks_are_adapted_by_the_same_steps_without_a_graph(kind):
     problem = instance("prox-logistic-initialisation")
     oracle, phi = Oracle(problem), {n: normal(1, *x.shape) for n, x in problem.phi0(torch.Generator()).items()}
-    method = ITDBiO(lower_steps=3, lower_step_size=0.1, first_order=first_order)
+    method = kind(lower_steps=3, lower_step_size=0.1)
     step = method.step(oracle, phi, oracle.pool, None)
     assert step.phi is phi
     theta = method.adapt(oracle, oracle.features(phi, oracle.pool), phi, oracle.pool)

@@ -1,0 +1,54 @@
+"""What an estimator of grad Phi is asked for, and what it returns."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from convergence.lower_solvers import LowerSolver
+from convergence.needs import Need
+from convergence.oracle import Calls, Features, Oracle
+from convergence.status import Status
+from problems import Parameters, Tasks
+
+
+class Estimate(NamedTuple):
+    """The direction d (shapes of phi), theta and v (..., B, q), a Status code of each task (..., B)."""
+
+    direction: Parameters
+    theta: Tensor
+    v: Tensor
+    failure: Tensor
+
+
+class Estimator(Protocol):
+    """An estimator of grad Phi(phi), which composes with any lower solver."""
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What it needs of a problem."""
+
+    def estimate(
+        self,
+        oracle: Oracle,
+        z: Features,
+        theta: Tensor,
+        tasks: Tasks,
+        *,
+        lower: LowerSolver,
+        start: Tensor | None = None,
+    ) -> Estimate:
+        """d from the start theta of the lower solver; `start` is that of v, where the estimator has one.
+
+        z and theta hold the graph of what depends on phi. Raises ValueError on a lower solver that it cannot follow.
+        """
+
+    def calls(self, lower: LowerSolver, *, warm: bool = False) -> Calls:
+        """Oracle calls a task, with those of the lower solver; `warm`: v starts where it was left."""
+
+
+def non_finite(theta: Tensor) -> Tensor:
+    """NON_FINITE for each task whose theta holds a value that is not finite, else 0, (..., B)."""
+    return torch.where(torch.isfinite(theta).all(-1), 0, Status.NON_FINITE).int()

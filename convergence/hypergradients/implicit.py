@@ -1,0 +1,58 @@
+"""Implicit differentiation: one linear system a task, no graph of the lower steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from convergence.hypergradients.estimate import Estimate
+from convergence.linear_solvers import LinearSolver
+from convergence.lower_solvers import LowerSolver
+from convergence.needs import TWICE_DIFFERENTIABLE, Need
+from convergence.oracle import Calls, Features, Oracle
+from problems import Tasks
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """Implicit: d = mean_i [ grad_phi f_i - (d2g_i/dphi dtheta) v_i ],  (d2g_i/dtheta2) v_i = grad_theta f_i.
+
+    fresh_products   where the objectives are stochastic: each product of the linear solver sees a sample of its own,
+                     as its theory asks of a Neumann series; otherwise b, all products and d see one sample together
+
+    Holds no graph of the lower steps. Cost a task: one upper gradient, the products of the linear solver, one
+    cross product. Error: docs/theory.md S1, Lemma 1 and Theorem 1.
+    Source: Yang, Ma, Yu 2025, Algorithm 1; Pedregosa 2016; Grazzi et al. 2020.
+    """
+
+    linear_solver: LinearSolver
+    fresh_products: bool = False
+    needs: ClassVar[tuple[Need, ...]] = (TWICE_DIFFERENTIABLE,)
+
+    def estimate(
+        self,
+        oracle: Oracle,
+        z: Features,
+        theta: Tensor,
+        tasks: Tasks,
+        *,
+        lower: LowerSolver | None = None,
+        start: Tensor | None = None,
+    ) -> Estimate:
+        """d at (phi, theta), or where the lower solver takes theta, with v from `start` (None: zero)."""
+        theta = theta.detach()
+        if lower is not None:
+            theta = lower.solve(oracle, z, theta, tasks)
+        z, tasks = oracle.draw(z, tasks)
+        hessian = oracle.fresh_hessian if self.fresh_products else oracle.lower_hessian
+        b = oracle.upper_gradient(z, theta, tasks)  # grad_theta f_i
+        v, _, failure = self.linear_solver.solve(hessian(z, theta, tasks), b, start)
+        d = oracle.hypergradient(z, theta, v, tasks)  # ONE backward pass of mean_i [ f_i - <grad_theta g_i, v_i> ]
+        return Estimate(d, theta, v, failure)
+
+    def calls(self, lower: LowerSolver, *, warm: bool = False) -> Calls:
+        """K lower gradients, the products of the linear solver, one cross product, one upper gradient."""
+        products = self.linear_solver.products(warm=warm)
+        return {"lower_gradient": lower.gradients, "hvp": products, "cross_product": 1, "upper_gradient": 1}
