@@ -18,7 +18,9 @@ from convergence.catalogue import METHODS
 from convergence.command_line import named
 from convergence.files import write_atomically
 from convergence.training import commands
-from problems import PROBLEMS, Problem
+from problems import PROBLEMS, REAL_DATA, STOCHASTIC, Problem
+
+_INSTANCES = PROBLEMS | REAL_DATA | STOCHASTIC
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich", no_args_is_help=True)
 
@@ -30,7 +32,7 @@ def group() -> None:
 
 @app.command(epilog="Exit status: 0 the run ended well, 1 it met BREAKDOWN or NON_FINITE, 2 wrong usage.")
 def solve(
-    problem: Annotated[str, typer.Argument(help=f"One of: {', '.join(PROBLEMS)}.")],
+    problem: Annotated[str, typer.Argument(help=f"One of: {', '.join(_INSTANCES)}.")],
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = "memory_reduced",
     iterations: Annotated[int, typer.Option(help="Upper iterations T.")] = 1000,
     lower_steps: Annotated[int, typer.Option(help="K gradient steps on theta.")] = 5,
@@ -54,7 +56,7 @@ def solve(
     Examples: python -m convergence solve quadratic --batch 4 --replicas 32 | python -m convergence solve huber
     """
     integer("--seed", seed, least=0)
-    instance: Problem = named(PROBLEMS, problem, "problem")(seed)
+    instance: Problem = named(_INSTANCES, problem, "problem")(seed)
     if upper_step_size is None:
         constants = instance.constants
         if constants is None or constants.L_Phi is None:

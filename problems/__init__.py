@@ -1,15 +1,17 @@
 """Bilevel meta-learning problems with known optima."""
 
 from problems.base import Constants, Examples, Parameters, Problem, Tasks, Terms, map_parameters
-from problems.catalogue import COUNTEREXAMPLES, PROBLEMS, STOCHASTIC
+from problems.catalogue import COUNTEREXAMPLES, PROBLEMS, REAL_DATA, STOCHASTIC
 from problems.counterexamples import HeavyTailed, LassoLower, QuarticLower, SingularLower
 from problems.embedded import Embedded
 from problems.heads import ProxHeads
+from problems.hyper_cleaning import HyperCleaning
 from problems.logistic import ProxLogistic
 from problems.minibatch import Minibatch
 from problems.noisy import Noisy
 from problems.proximal import Proximal
 from problems.quadratic import Quadratic
+from problems.regularisation import LogisticRegularisation
 from problems.representation import Representation
 from problems.softmax import ProxSoftmax
 from problems.tails import PowerTail, PowerWell
@@ -19,13 +21,16 @@ from problems.wrapper import Wrapper
 __all__ = [
     "COUNTEREXAMPLES",
     "PROBLEMS",
+    "REAL_DATA",
     "STOCHASTIC",
     "Constants",
     "Embedded",
     "Examples",
     "HeavyTailed",
     "Huber",
+    "HyperCleaning",
     "LassoLower",
+    "LogisticRegularisation",
     "Minibatch",
     "Noisy",
     "Parameters",

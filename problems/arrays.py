@@ -28,3 +28,8 @@ def random_symmetric(rng: np.random.Generator, count: int, eigenvalues: np.ndarr
     vectors, _ = np.linalg.qr(rng.standard_normal((count, n, n)))
     matrices = (vectors * eigenvalues) @ np.swapaxes(vectors, -1, -2)
     return (matrices + np.swapaxes(matrices, -1, -2)) / 2
+
+
+def largest_eigenvalue(left: Tensor, right: Tensor) -> float:
+    """lambda_max(1/n sum_j left_j right_j') over the tasks, arrays (M, n, d), for products that are symmetric."""
+    return float(torch.linalg.eigvalsh(left.mT @ right / right.shape[-2])[..., -1].max())

@@ -8,11 +8,13 @@ import torch
 
 from problems.base import Problem
 from problems.counterexamples import HeavyTailed, LassoLower, QuarticLower, SingularLower
+from problems.hyper_cleaning import HyperCleaning
 from problems.logistic import ProxLogistic
 from problems.minibatch import Minibatch
 from problems.noisy import Noisy
 from problems.proximal import Proximal
 from problems.quadratic import Quadratic
+from problems.regularisation import LogisticRegularisation
 from problems.representation import Representation
 from problems.softmax import ProxSoftmax
 from problems.tails import PowerTail, PowerWell
@@ -36,6 +38,14 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "prox-softmax": lambda seed: ProxSoftmax.random(tasks=5, classes=3, features=2, examples=20, prox=0.5, seed=seed),
     "representation": lambda seed: Representation.random(tasks=6, d=4, rank=2, examples=8, seed=seed),
     "prox-logistic": lambda seed: ProxLogistic.random(tasks=6, q=5, examples=20, seed=seed),
+}
+
+# Problems on data that scikit-learn brings along: they need the extra `data`
+REAL_DATA: dict[str, Callable[[int], Problem]] = {
+    "hyper-cleaning": lambda seed: HyperCleaning.digits(
+        train=12, validation=6, ridge=0.1, tasks=3, classes=3, pool=4, seed=seed
+    ),
+    "regularisation": lambda seed: LogisticRegularisation.breast_cancer(tasks=3, ridge=1.0, seed=seed),
 }
 
 # Problems whose objectives are drawn: what a method sees of them is an unbiased estimate, what a probe sees is exact

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from problems.arrays import largest_eigenvalue
 from problems.base import Constants, Examples, Parameters, Problem, Tasks
 
 
@@ -93,14 +94,14 @@ class ProxHeads(Problem):
         X, X_val = self.data["X"].double(), self.data["X_val"].double()
         mu = L_c = self.prox
         norms = X.norm(dim=-1, keepdim=True)
-        rho_2 = self.spread**3 / (6 * math.sqrt(3)) * _largest_eigenvalue(norms * X, X)
-        ell = self.spread**2 / 4 * _largest_eigenvalue(X_val, X_val)
+        rho_2 = self.spread**3 / (6 * math.sqrt(3)) * largest_eigenvalue(norms * X, X)
+        ell = self.spread**2 / 4 * largest_eigenvalue(X_val, X_val)
         B = self.spread * float(X_val.norm(dim=-1).mean(-1).max())
         Lambda = L_c * ell / mu + B * L_c * rho_2 / mu**2
         tau = L_c / mu
         return Constants(
             mu=mu,
-            L=mu + self.spread**2 / 4 * _largest_eigenvalue(X, X),
+            L=mu + self.spread**2 / 4 * largest_eigenvalue(X, X),
             L_c=L_c,
             rho_1=0.0,
             rho_2=rho_2,
@@ -118,8 +119,3 @@ def halves(X: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """X, y, X_val, y_val of a problem: the first half of each task's examples to train on, the rest to validate."""
     X, X_val, y, y_val = (half.contiguous() for array in (X, y) for half in array.chunk(2, dim=1))
     return X, y, X_val, y_val
-
-
-def _largest_eigenvalue(left: Tensor, right: Tensor) -> float:
-    """lambda_max(1/n sum_j left_j right_j') over the tasks, for products that are symmetric."""
-    return float(torch.linalg.eigvalsh(left.mT @ right / right.shape[-2])[..., -1].max())

@@ -16,6 +16,7 @@ from torch.func import grad, jacrev
 from convergence import MemoryReduced, Oracle, reference, run
 from problems import PROBLEMS as SYNTHETIC
 from problems import (
+    REAL_DATA,
     STOCHASTIC,
     Constants,
     Embedded,
@@ -34,7 +35,7 @@ from problems import (
 from tests.independent import EPS, Dense, assert_near, norm
 from tests.strategies import normal
 
-PROBLEMS = SYNTHETIC | STOCHASTIC
+PROBLEMS = SYNTHETIC | REAL_DATA | STOCHASTIC
 SEEDS = (0, 1, 2)
 PER_TASK = ("theta0", "lower", "upper", "lower_gradient", "lower_hvp", "upper_gradient", "lower_solution")
 CLOSED_FORMS = (*PER_TASK[3:], "surrogate_gradient", "value", "hypergradient")
