@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from problems import Constants, Problem, Quadratic, Tasks, map_parameters
+from problems import Constants, Examples, Problem, Quadratic, Tasks, map_parameters
 from problems.base import matvec
 from tests.independent import assert_near
 from tests.strategies import normal, seeds
@@ -163,6 +163,26 @@ def test_selecting_with_a_replica_axis_keeps_it():
 def test_data_that_are_not_tensors_of_finite_values_are_refused(value, error, sentence):
     with pytest.raises(error, match=sentence):
         Pool(X=value).check()
+
+
+# ---- stochastic objectives
+
+
+def test_a_problem_is_exact_and_no_sum_unless_it_says_otherwise(tasks):
+    problem = Pool(X=torch.zeros(3, 2))
+    assert problem.draw(tasks, torch.Generator()) is tasks
+    assert not problem.has("draw")
+    assert problem.terms(tasks) == (1, 1)
+    assert (problem.examples, problem.blocks, problem.twice_differentiable) == (None, None, True)
+    with pytest.raises(ValueError, match=r"a finite sum cut into blocks \(Minibatch\), got Pool, which is none"):
+        problem.select_blocks(tasks, tasks.index, tasks.index)
+
+
+@pytest.mark.parametrize("index", [torch.arange(2), torch.tensor([[0, 1], [2, 0], [1, 1]])], ids=["one", "replicas"])
+def test_terms_are_the_examples_after_the_task_axis(index):
+    problem = Pool(X=torch.zeros(3, 7, 2), y=torch.zeros(3, 7), X_val=torch.zeros(3, 5, 2))
+    problem.examples = Examples(lower=("X", "y"), upper=("X_val",))
+    assert problem.terms(problem.select(index)) == (7, 5)
 
 
 # ---- what a subclass must give

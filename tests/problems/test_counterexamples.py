@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, kstest
 from torch.func import grad
 
-from convergence import ConjugateGradient, Status
-from problems import COUNTEREXAMPLES, HeavyTailed, Parameters, Problem, QuarticLower, Tasks
+from convergence import ConjugateGradient, Direct, Implicit, Oracle, Status
+from problems import COUNTEREXAMPLES, HeavyTailed, LassoLower, Parameters, Problem, QuarticLower, Tasks
 from problems.counterexamples import cancelling_modes, two_curvatures
 from tests.independent import Dense, assert_near
-from tests.strategies import normal
+from tests.strategies import normal, seeds
 
 modes = st.sampled_from(["slow", "fast"])
 
@@ -147,6 +147,62 @@ def test_one_step_on_the_singular_system_is_unbounded_and_a_second_breaks_down()
         assert torch.equal(one.v, two.v)
 
 
+@given(seeds, st.floats(0.1, 2.0))
+def test_the_lasso_level_has_its_solution_at_the_threshold_and_its_gradient_on_the_support(seed, lasso):
+    problem = LassoLower.random(tasks=3, p=2, q=4, lasso=lasso, seed=seed)
+    tasks, phi = problem.sample(None, torch.Generator()), {"phi": normal(seed, 2)}
+    star = problem.lower_solution(phi, tasks)
+    # C phi - theta is a subgradient of lasso |theta|_1: at most lasso everywhere, lasso sign(theta) on the support
+    dual = (tasks.C @ phi["phi"] - star).numpy()
+    assert np.abs(dual).max() <= lasso * (1 + 1e-12)
+    support = star.numpy() != 0
+    np.testing.assert_allclose(dual[support], lasso * np.sign(star.numpy()[support]), rtol=1e-9)
+    h = 1e-6
+    assume(
+        float(((tasks.C @ phi["phi"]).abs() - lasso).abs().min()) > 10 * h * float(tasks.C.abs().max())
+    )  # no kink near
+    along = normal(seed + 1, 2).sign()
+    ends = [problem.value({"phi": phi["phi"] + s * h * along}) for s in (1, -1)]
+    slope = float((ends[0] - ends[1]) / (2 * h))
+    value = problem.value(phi)
+    assert float(value) == pytest.approx(float(problem.upper(problem.embed(phi, tasks), star, tasks).mean()), rel=1e-12)
+    # Phi is quadratic between kinks: what is left is the rounding of its values, some eps |Phi| / h
+    assert float(problem.hypergradient(phi)["phi"] @ along) == pytest.approx(slope, abs=1e-8 * (1 + float(value)))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_implicit_differentiation_of_the_lasso_level_is_off_by_the_targets_off_the_support(seed):
+    problem, tasks = a_batch("lasso-lower", seed)
+    phi, oracle = some_phi(problem, seed), Oracle(problem)
+    star, z = problem.lower_solution(phi, tasks), oracle.embed(phi, tasks)
+    off = star == 0
+    assert 0 < int(off.sum()) < off.numel()
+    found = Implicit(Direct()).estimate(oracle, z, star, tasks).direction["phi"]
+    error = found - problem.hypergradient(phi)["phi"]
+    assert_near(error, -torch.einsum("bqp,bq->p", tasks.C, tasks.target * off) / len(tasks), within=1e-12)
+    assert float(error.norm()) > 0.1  # of a gradient of size 1
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.1, 0.01])
+def test_subgradient_steps_on_the_lasso_level_jump_across_its_zeros(alpha):
+    problem, tasks = a_batch("lasso-lower")
+    phi = some_phi(problem, 0)
+    z, star = problem.embed(phi, tasks), problem.lower_solution(phi, tasks)
+    theta = problem.theta0(phi, tasks)
+    for _ in range(round(40 / alpha)):
+        theta = theta - alpha * problem.lower_gradient(z, theta, tasks)
+    off = star == 0
+    assert_near(theta[~off], star[~off], within=1e-12)
+    # one step across zero is alpha (lasso -+ C phi) long: it stays within, and never gets there
+    distance = theta[off].abs()
+    assert bool((distance > 0).all())
+    assert bool((distance <= alpha * (problem.lasso + z["centre"][off].abs())).all())
+
+
+def test_only_the_lasso_level_says_that_it_has_a_kink():
+    assert [name for name, make in COUNTEREXAMPLES.items() if not make(0).twice_differentiable] == ["lasso-lower"]
+
+
 @given(st.floats(1.1, 4.0), st.integers(0, 1000))
 def test_heavy_tailed_noise_is_symmetric_pareto(index, seed):
     noise = HeavyTailed(index).sample(4000, torch.Generator().manual_seed(seed)).noise.flatten().numpy()
@@ -161,6 +217,9 @@ def test_heavy_tailed_noise_is_symmetric_pareto(index, seed):
     [
         (lambda: HeavyTailed(1.0), "index > 1, so that the noise has a mean, got 1.0"),
         (lambda: HeavyTailed(1.5).sample(None, torch.Generator()), "expected a batch size, got None"),
+        (lambda: LassoLower(torch.zeros(2, 3), torch.zeros(2, 3), lasso=1.0), r"C of shape \(M, q, p\) and target"),
+        (lambda: LassoLower(torch.zeros(2, 3, 1), torch.zeros(2, 2), lasso=1.0), r"got \(2, 3, 1\) and \(2, 2\)"),
+        (lambda: LassoLower(torch.zeros(2, 3, 1), torch.zeros(2, 3), lasso=0.0), "expected lasso > 0, got 0.0"),
         (lambda: QuarticLower(torch.zeros(3)), r"target of shape \(M, q\), got \(3,\)"),
     ],
 )
