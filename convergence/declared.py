@@ -13,8 +13,9 @@ class Declared:
     """The entries of a method's row in the table of methods; its calls are `declared_calls`.
 
     title       as it is printed
-    estimates   the law of d on quadratics, a name in `paper_checks.method_laws.LAWS`: from the cold start, at the first
-                iteration, with all tasks and exact objectives; the expectation, where the method draws numbers
+    estimates   the law of d on quadratics with all tasks, a name in `paper_checks.method_laws.LAWS`: in the limit of
+                many iterations at which phi is held; the expectation, where the method draws numbers
+    warm        theta is carried over, so that where phi is held it tends to theta*
     bias        in words and symbols, what of E d - grad Phi is left with K lower steps and N steps for v; "" for none
     memory      bytes of one iteration as a function of K: "flat"; "root", of the order of sqrt K; "linear"
     exact       with all tasks, exact objectives, constant small steps and any K >= 1, phi tends to a zero of grad Phi
@@ -28,6 +29,7 @@ class Declared:
     estimates: str
     bias: str
     memory: Memory
+    warm: bool = False
     exact: bool
     rate: float | None
     noisy_rate: float | None = None

@@ -63,7 +63,8 @@ class MemoryReduced:
     needs: ClassVar[tuple[Need, ...]] = (TWICE_DIFFERENTIABLE,)
     declared: ClassVar[Declared] = Declared(
         title="memory-reduced",
-        estimates="implicit",
+        estimates="exact",
+        warm=True,
         bias="varrho^K and chi_N from a cold start (docs/theory.md S1); none in the limit of a warm one",
         memory="flat",
         exact=True,
