@@ -220,6 +220,18 @@ def test_a_draw_is_of_the_same_tasks_a_function_of_its_generator_and_in_their_dt
     assert problem.has("draw") == any(not torch.equal(first.tensors[key], other.tensors[key]) for key in first.tensors)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_a_draw_on_a_gpu_is_that_on_the_cpu(name):
+    drawn = []
+    for device in ("cpu", "cuda"):
+        problem = PROBLEMS[name](0).to(device)
+        drawn.append(problem.draw(problem.sample(None, torch.Generator()), torch.Generator().manual_seed(0)))
+    on_cpu, on_gpu = drawn
+    assert all(tensor.device.type == "cuda" for tensor in on_gpu.tensors.values())
+    assert all(torch.equal(on_gpu.tensors[key].cpu(), tensor) for key, tensor in on_cpu.tensors.items())
+
+
 # ---- Taylor remainders
 
 
