@@ -123,9 +123,7 @@ def test_the_lower_solution_is_that_of_scikit_learn_with_these_weights():
     phi = {"weights": normal(0, 60)}
     X, y = problem.data["X"][0].numpy(), problem.data["y"][0].numpy()
     # 1/2 |W|^2 + C sum_j w_j CE_j is g times 1/ridge where C = 1 / (n ridge)
-    judge = LogisticRegression(
-        C=1 / (60 * 0.05), fit_intercept=False, tol=1e-12, solver="newton-cholesky", max_iter=100
-    )
+    judge = LogisticRegression(C=1 / (60 * 0.05), fit_intercept=False, tol=1e-12, solver="newton-cholesky")
     judge.fit(X, y, sample_weight=torch.sigmoid(phi["weights"]).numpy())
     found = problem.lower_solution(phi, pool(problem)).view(4, -1)
     assert_near(found, torch.from_numpy(judge.coef_), within=1e-12)

@@ -120,9 +120,7 @@ def test_the_lower_solution_is_that_of_scikit_learn_with_one_ridge():
     for i in range(5):
         X, y = problem.data["X"][i].numpy(), problem.data["y"][i].numpy()
         # 1/2 |theta|^2 + C sum_j loss_j is g times 1/ridge where C = 1 / (n ridge)
-        judge = LogisticRegression(
-            C=1 / (len(y) * 0.05), fit_intercept=False, tol=1e-12, solver="newton-cholesky", max_iter=100
-        )
+        judge = LogisticRegression(C=1 / (len(y) * 0.05), fit_intercept=False, tol=1e-12, solver="newton-cholesky")
         assert_near(found[i : i + 1], torch.from_numpy(judge.fit(X, y).coef_), within=1e-10)
 
 
@@ -147,7 +145,7 @@ def test_the_hypergradient_is_the_slope_of_the_value(seed):
     estimate = (8 * (value(h) - value(-h)) - (value(2 * h) - value(-2 * h))) / (12 * h)
     slope = float(problem.hypergradient({"log_ridge": phi})["log_ridge"] @ d)
     assert slope == pytest.approx(estimate, rel=1e-6)
-    assert abs(slope) > 1e-3
+    assert abs(slope) > 1e-4
 
 
 def test_a_phi_whose_exponential_overflows_has_no_value_and_harms_no_other_replica():
@@ -192,12 +190,12 @@ def test_the_accuracy_counts_test_examples_on_their_side():
 
 def test_memory_reduced_selects_ridges_that_validate_better():
     problem = LogisticRegularisation.breast_cancer()
-    method = MemoryReduced(lower_steps=10, cg_steps=5, upper_step_size=100.0)  # alpha from the curvature
-    result = run(problem, method, iterations=150, probes=("value", "grad_norm_sq"))
+    method = MemoryReduced(lower_steps=20, cg_steps=10, upper_step_size=100.0)  # alpha from the curvature
+    result = run(problem, method, iterations=200, probes=("value", "grad_norm_sq"), probe_every=199)
     value, gradient = result.trace["value"], result.trace["grad_norm_sq"].sqrt()
-    # measured: Phi 0.1396 to 0.1029, |grad Phi| 1.1e-2 to 1e-4
+    # measured: Phi 0.1396 to 0.1029, |grad Phi| 1.1e-2 to 4.5e-6, test accuracy 0.974 to 0.954
     assert float(value[-1]) < 0.8 * float(value[0])
-    assert float(gradient[-1]) < 0.02 * float(gradient[0])
+    assert float(gradient[-1]) < 1e-2 * float(gradient[0])
     assert float(problem.test_accuracy(result.phi)) > 0.93
 
 
