@@ -6,7 +6,7 @@ import difflib
 import sys
 import traceback
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import typer
 
@@ -46,10 +46,13 @@ def main(app: typer.Typer) -> None:
         _end(INTERRUPTED)
     except (ValueError, TypeError, OSError) as error:
         _refuse(str(error))
+    except ModuleNotFoundError as error:
+        if error.name is not None:  # a failed import; without a name it is our own sentence on an extra
+            _break()
+        _refuse(str(error))
     except Exception as error:  # what the option parser rejects; its class differs between releases of Typer
         if not hasattr(error, "format_message"):
-            traceback.print_exc()
-            sys.exit(BROKEN)
+            _break()
         _refuse(error.format_message())
 
 
@@ -57,6 +60,11 @@ def _end(code: int) -> None:
     if code == INTERRUPTED:  # what Typer makes of a KeyboardInterrupt, without a word
         print("interrupted", file=sys.stderr)
     sys.exit(code)
+
+
+def _break() -> NoReturn:
+    traceback.print_exc()
+    sys.exit(BROKEN)
 
 
 def _refuse(message: str) -> None:

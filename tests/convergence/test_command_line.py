@@ -49,6 +49,14 @@ def test_a_defect_is_a_traceback(ended):
     assert shown.startswith("Traceback")
 
 
+def test_an_extra_that_is_not_installed_is_said_and_another_missing_module_is_a_defect(ended):
+    sentence = "the data set digits needs scikit-learn: install the extra data"
+    assert ended(ModuleNotFoundError(sentence)) == (2, f"error: {sentence}\n")
+    code, shown = ended(ModuleNotFoundError("No module named 'torch'", name="torch"))
+    assert code == 70
+    assert shown.startswith("Traceback")
+
+
 @pytest.mark.parametrize(("kind", "said"), [("method", "a method"), ("embedding", "an embedding")])
 def test_unknown_names(kind, said):
     with pytest.raises(ValueError, match=f"^expected {said} out of one; got 'onne': did you mean 'one'"):

@@ -8,6 +8,7 @@ import pytest
 
 import convergence.__main__ as command
 from convergence.catalogue import METHODS
+from problems import REAL_DATA
 
 
 def call(monkeypatch, capsys, *arguments):
@@ -67,3 +68,22 @@ def test_an_accuracy_decides_the_steps_of_each_iteration(monkeypatch, capsys, tm
         assert code == 0
         calls.append(json.loads(out.read_text())["calls"]["lower_gradient"])
     assert 0 < calls[0] < calls[1] < 3 * 8 * 1000
+
+
+def test_problems_on_real_data_are_solved_by_name_and_without_scikit_learn_the_extra_is_named(monkeypatch, capsys):
+    options = ("--iterations", 3, "--upper-step-size", 1.0)
+    for name in REAL_DATA:
+        code, printed, _ = call(monkeypatch, capsys, name, *options)
+        assert code == 0
+        assert f"memory_reduced on {name}" in printed
+    code, _, error = call(monkeypatch, capsys, "regularisation")
+    assert (code, error) == (
+        2,
+        "error: expected --upper-step-size, since regularisation gives no L_Phi to choose it by\n",
+    )
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    for name in REAL_DATA:
+        code, _, error = call(monkeypatch, capsys, name, *options)
+        assert code == 2
+        assert error.startswith("error: the data set")
+        assert error.endswith("needs scikit-learn: install the extra data\n")
