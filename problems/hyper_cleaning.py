@@ -155,10 +155,10 @@ class HyperCleaning(NewtonSolved):
         """
         if self.corrupted is None or not 0 < int(self.corrupted.sum()) < self.weights:
             raise ValueError("expected a problem with corrupted and clean labels, known apart, got one without")
-        ranks = torch.from_numpy(np.asarray(stats.rankdata(-phi["weights"].detach().cpu().numpy(), axis=-1)))
-        wrong = self.corrupted.cpu()
-        count = int(wrong.sum())
-        above = ranks[..., wrong].sum(-1) - count * (count + 1) / 2
+        suspicion = -phi["weights"].detach()
+        ranks = torch.as_tensor(stats.rankdata(suspicion.cpu().numpy(), axis=-1), device=suspicion.device)
+        count = int(self.corrupted.sum())
+        above = ranks[..., self.corrupted].sum(-1) - count * (count + 1) / 2
         return above / (count * (self.weights - count))
 
     def test_accuracy(self, phi: Parameters) -> Tensor:
@@ -237,22 +237,12 @@ class HyperCleaning(NewtonSolved):
 
     @cached_property
     def constants(self) -> Constants:  # type: ignore[override]  # bounds from the data
-        """Proven bounds, not always attained.
-
-        As in `ProxHeads`, along U (as a matrix, |U| = 1) the loss of x_j has slope <= sqrt 2 |U x_j|, curvature
-        <= |U x_j|^2 / 2 and third derivative <= c |x_j| |U x_j|^2, c = 2 sqrt 2 / (6 sqrt 3). Its weight is <= 1, with
-        slope <= 1/4 and curvature <= 1 / (6 sqrt 3) in phi_j. As every example of a task has a weight of its own, sums
-        over j along u, |u| = 1, in phi are bounded by Cauchy: with S = lambda_max(1/n sum_j x_j x_j') and
-        r = max |x_j|,  L_c <= sqrt(2 S / n) / 4;  d3g along (u, U, U') <= r sqrt(S / n) / 8 =: m;  d3g along
-        (u, u', U) <= sqrt 2 r / (6 sqrt 3 n) =: w;  d3g along (U, U, U) <= c lambda_max(1/n sum |x_j| x_j x_j') =: t.
-        rho_1 = hypot(w, m) and rho_2 = hypot(m, t); Lambda, nu and L_Phi as in docs/theory.md S0, with the parts of
-        rho_1 and rho_2 that they need. Those of blocks of examples may be larger.
-        """
+        """Proven bounds (docs/theory.md S7h), not always attained; those of blocks of examples may be larger."""
         X, X_val = self.data["X"].double(), self.data["X_val"].double()
         n, norms = X.shape[1], X.norm(dim=-1, keepdim=True)
         S, r, mu = largest_eigenvalue(X, X), float(norms.max()), self.ridge
-        t = 2 * math.sqrt(2) * _STEEPEST * largest_eigenvalue(norms * X, X)
-        m, w = r * math.sqrt(S / n) / 8, math.sqrt(2) * r * _STEEPEST / n
+        t = 2 * math.sqrt(2) * _STEEPEST * largest_eigenvalue(norms * X, X)  # thirds: along U, U, U
+        m, w = r * math.sqrt(S / n) / 8, math.sqrt(2) * r * _STEEPEST / n  # u, U, U'; u, u', U
         L_c = math.sqrt(2 * S / n) / 4
         ell = largest_eigenvalue(X_val, X_val) / 2
         B = math.sqrt(2) * float(X_val.norm(dim=-1).mean(-1).max())
