@@ -14,6 +14,23 @@ from convergence.oracle import Features, Oracle
 from problems import Problem, Tasks
 
 
+@dataclass(frozen=True)
+class Recursion:
+    """m_{k+1} = gamma m_k + grad_theta g(phi, theta_k),  theta_{k+1} = theta_k - alpha m_{k+1},  from m_0 = 0.
+
+    The step that `GradientDescent` (gamma = 0) and `HeavyBall` repeat. It is linear in (theta, m, gradient), so that
+    tangents of theta and m obey it too, with the tangent of the gradient.
+    """
+
+    step_size: float
+    momentum: float = 0.0
+
+    def step(self, theta: Tensor, m: Tensor | None, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        """theta_{k+1} and m_{k+1} from theta_k, m_k (None: zero, or not needed) and the gradient at theta_k."""
+        m = gradient if m is None else torch.add(gradient, m, alpha=self.momentum)
+        return torch.sub(theta, m, alpha=self.step_size), m if self.momentum else None
+
+
 class LowerSolver(Protocol):
     """K steps on the lower level of each task, which estimators follow or look at the end of."""
 
@@ -24,6 +41,10 @@ class LowerSolver(Protocol):
     @property
     def gradients(self) -> int:
         """Lower gradients a task."""
+
+    @property
+    def recursion(self) -> Recursion:
+        """The step it repeats K times, for estimators that go through the steps. Raises ValueError where unknown."""
 
     def solve(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, *, keep_graph: bool = False) -> Tensor:
         """theta_K from theta, (..., B, q); with `keep_graph` as a differentiable function of phi."""
@@ -56,6 +77,11 @@ class GradientDescent:
     def gradients(self) -> int:
         """K."""
         return self.steps
+
+    @property
+    def recursion(self) -> Recursion:
+        """No momentum. Raises ValueError where each task has a step size of its own."""
+        return Recursion(self.one_step_size)
 
     def split(self, last: int) -> tuple[GradientDescent | None, GradientDescent]:
         """The first K - last steps (None: there are none) and the last ones."""
@@ -116,3 +142,58 @@ class GradientDescent:
     def _of_each_task(oracle: Oracle, z: Features, tasks: Tasks) -> Tensor:
         mu, L = oracle.curvature(z, tasks)
         return (2 / (L + mu)).unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class HeavyBall:
+    """m_{k+1} = gamma m_k + grad_theta g(phi, theta_k),  theta_{k+1} = theta_k - alpha m_{k+1},  K steps from m_0 = 0.
+
+    step_size   alpha < 2 (1 + gamma) / L; None: 2 / (L + mu) from the problem's constants
+    momentum    0 < gamma < 1
+
+    For gamma > 0 a step can be undone, which `Reversed` uses. Where g is stochastic each step sees a fresh sample.
+    Cost: K lower gradients a task; memory independent of K, q numbers more than `GradientDescent`.
+    Source: Polyak 1964.
+    """
+
+    steps: int
+    step_size: float | None
+    momentum: float
+
+    def __post_init__(self) -> None:
+        integer("steps", self.steps, least=0)
+        if self.step_size is not None:
+            positive("step_size", self.step_size)
+        if not 0 < self.momentum < 1:
+            raise ValueError(f"expected a momentum between 0 and 1, got {self.momentum!r}")
+
+    @property
+    def gradients(self) -> int:
+        """K."""
+        return self.steps
+
+    @property
+    def recursion(self) -> Recursion:
+        """With momentum. Raises ValueError where the step size is not known."""
+        return Recursion(GradientDescent(self.steps, self.step_size).one_step_size, self.momentum)
+
+    def split(self, last: int) -> tuple[None, HeavyBall]:
+        """All steps. Raises ValueError on fewer: the last steps alone would lack the momentum of those before."""
+        if last < self.steps:
+            raise ValueError(
+                f"expected all {self.steps} steps of HeavyBall to be followed, as each holds the momentum of those "
+                f"before, got the last {last}"
+            )
+        return None, self
+
+    def known(self, problem: Problem) -> HeavyBall:
+        """With a step size of 2 / (L + mu) where it has none."""
+        return replace(self, step_size=GradientDescent.of(problem, self.steps, self.step_size).step_size)
+
+    def solve(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, *, keep_graph: bool = False) -> Tensor:
+        """theta_K from theta, (..., B, q); with `keep_graph` as a differentiable function of phi."""
+        recursion, m = self.recursion, None
+        for _ in range(self.steps):
+            at, sample = oracle.draw(z, tasks)
+            theta, m = recursion.step(theta, m, oracle.lower_gradient(at, theta, sample, keep_graph=keep_graph))
+        return theta

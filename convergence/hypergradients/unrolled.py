@@ -51,6 +51,7 @@ class Unrolled:
         if before is not None:
             theta = before.solve(oracle, z, theta.detach(), tasks)
         theta = followed.solve(oracle, z, theta, tasks, keep_graph=True)
+        z, tasks = oracle.draw(z, tasks)
         d = oracle.total_gradient(z, theta, tasks)
         for name in ("hvp", "cross_product"):
             oracle.count(name, tasks, times=self.followed(lower))

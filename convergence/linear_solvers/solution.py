@@ -11,7 +11,7 @@ from torch import Tensor
 class LinearSolution(NamedTuple):
     """v (..., B, q), and for each row (..., B) the norm of its residual (for N = 0 that of v = 0) and a Status code.
 
-    The code is 0, BREAKDOWN or NON_FINITE.
+    A series reports the last residual that it met, NaN where it met none. The code is 0, BREAKDOWN or NON_FINITE.
     """
 
     v: Tensor

@@ -39,11 +39,7 @@ class ThroughSteps(Evaluations):
         """
         self.count("hvp", tasks)
         self.count("cross_product", tasks)
-        value, point = self._leaves(z.value), theta.detach().requires_grad_()
-        with torch.enable_grad():
-            lower = self._values(self.problem.lower, value, point, tasks)
-            gradient = self._theta_gradient(lower, point, create_graph=True)
-        inputs = [point, *tensors_of(value)]
+        gradient, inputs = self._lower_slope(z, theta, tasks)
         if not gradient.requires_grad:  # g is linear in theta, and does not see phi
             return torch.zeros_like(w), [torch.zeros_like(x) for x in inputs[1:]]
         Hw, *slopes = torch.autograd.grad(gradient, inputs, w, allow_unused=True, materialize_grads=True)
@@ -52,40 +48,57 @@ class ThroughSteps(Evaluations):
     def finite_adjoint(
         self, z: Features, theta: Tensor, w: Tensor, tasks: Tasks, *, radius: float
     ) -> tuple[Tensor, list[Tensor]]:
-        """`adjoint` by central differences of grad g at theta +- radius w: two lower gradients a task, no product."""
+        """`adjoint` by central differences of the gradients of g at theta_i +- radius w_i / |w_i|, task by task.
+
+        Off by radius^2 / 6 times |w_i| and a bound on the third derivatives of those gradients between the two points;
+        0 for w_i = 0. Two lower gradients a task, no product.
+        """
+        size = torch.linalg.vector_norm(w, dim=-1, keepdim=True)
+        step = radius * w / size.clamp(min=torch.finfo(w.dtype).tiny)
         ends = []
         for sign in (1, -1):
             self.count("lower_gradient", tasks)
-            value, point = self._leaves(z.value), (theta + sign * radius * w).detach().requires_grad_()
+            value, point = self._leaves(z.value), (theta + sign * step).detach().requires_grad_()
             with torch.enable_grad():
-                total = self._values(self.problem.lower, value, point, tasks).sum()
-            inputs = [point, *tensors_of(value)]
+                values = self._values(self.problem.lower, value, point, tasks)
+                total = (values * size.squeeze(-1)).sum() / (2 * radius)
+            inputs = [point, *_floating(value)]
             ends.append(torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True))
-        Hw, *slopes = ((up - down) / (2 * radius) for up, down in zip(*ends, strict=True))
+        Hw, *slopes = (up - down for up, down in zip(*ends, strict=True))
         return Hw, slopes
 
     def collect(
-        self, z: Features, theta: Tensor, slopes: list[Tensor], start: Tensor, w: Tensor, tasks: Tasks
+        self,
+        z: Features,
+        theta: Tensor,
+        pulled: list[tuple[Features, list[Tensor]]],
+        start: Tensor,
+        w: Tensor,
+        tasks: Tasks,
     ) -> Parameters:
-        """mean_i [ grad_phi f_i(phi, theta_i) + (dz/dphi)' slopes_i + (d theta_{i,0} / dphi)' w_i ], shapes of phi.
+        """mean_i [ grad_phi f_i(phi, theta_i) + sum_k (dz_k/dphi)' slopes_k,i + (d theta_{i,0} / dphi)' w_i ].
 
-        Where a reverse sweep ends: theta is held fixed in f, the slopes are sums of what `adjoint` gives, `start` is
-        theta_0 with its graph. Counts nothing: f's part belongs to the upper gradient that the sweep began with.
+        Where a reverse sweep ends, shapes of phi: theta is held fixed in f; `pulled` holds features of phi with sums of
+        what `adjoint` gives there, one pair where the objectives are exact, one for each sample where they are not;
+        `start` is theta_0 with its graph. Counts nothing: f's part belongs to the upper gradient that the sweep began
+        with.
         """
         with torch.enable_grad():
             values = self._values(self.problem.upper, z.graph, theta.detach(), tasks)
             self.upper_values = values.detach()
-            total = values.mean(-1).sum() + (start * w.detach()).sum() / len(tasks)
-            for feature, slope in zip(tensors_of(z.graph), slopes, strict=True):
-                total = total + (feature * slope).sum() / len(tasks)
-        return self._named(self._gradients(total, z.phi), z.phi)
+            total = values + (start * w.detach()).sum(-1)
+            for features, slopes in pulled:
+                for feature, slope in zip(_floating(features.graph), slopes, strict=True):
+                    # a sum over tasks and replicas already: spread over both, which are summed again
+                    total = total + (feature * slope).sum() / values.numel()
+            return self._phi_gradient(total, z.phi)
 
     def feature_tangents(self, z: Features, start: Tensor, phi_tangents: Parameters) -> tuple[list[Tensor], Tensor]:
         """(dz/dphi) u and (d theta_0 / dphi) u for each of P directions u, the leading axis of `phi_tangents`.
 
         As tensors of z and (P, ..., B, q). Needs the graphs of z and of the start; not counted.
         """
-        outputs = [*tensors_of(z.graph), start]
+        outputs = [*_floating(z.graph), start]
         *tangents, of_start = self._forward(outputs, list(z.phi.values()), [phi_tangents[name] for name in z.phi])
         return tangents, of_start
 
@@ -98,11 +111,8 @@ class ThroughSteps(Evaluations):
         """
         for name in ("hvp", "cross_product"):
             self.count(name, tasks, times=len(theta_tangents))
-        value, point = self._leaves(z.value), theta.detach().requires_grad_()
-        with torch.enable_grad():
-            lower = self._values(self.problem.lower, value, point, tasks)
-            gradient = self._theta_gradient(lower, point, create_graph=True)
-        (moved,) = self._forward([gradient], [point, *tensors_of(value)], [theta_tangents, *z_tangents])
+        gradient, inputs = self._lower_slope(z, theta, tasks)
+        (moved,) = self._forward([gradient], inputs, [theta_tangents, *z_tangents])
         return moved
 
     def upper_tangents(
@@ -114,11 +124,18 @@ class ThroughSteps(Evaluations):
         with torch.enable_grad():
             values = self._values(self.problem.upper, value, point, tasks)
         self.upper_values = values.detach()
-        (moved,) = self._forward([values], [point, *tensors_of(value)], [theta_tangents, *z_tangents])
+        (moved,) = self._forward([values], [point, *_floating(value)], [theta_tangents, *z_tangents])
         return moved.mean(-1)
 
+    def _lower_slope(self, z: Features, theta: Tensor, tasks: Tasks) -> tuple[Tensor, list[Tensor]]:
+        """grad_theta g as a function of theta and the features, and those: leaves of its graph."""
+        value, point = self._leaves(z.value), theta.detach().requires_grad_()
+        with torch.enable_grad():
+            lower = self._values(self.problem.lower, value, point, tasks)
+            return self._theta_gradient(lower, point, create_graph=True), [point, *_floating(value)]
+
     def _leaves(self, value: Any) -> Any:
-        return map_tensors(lambda x: x.detach().requires_grad_(), value)
+        return map_tensors(lambda x: x.detach().requires_grad_(x.is_floating_point()), value)
 
     @staticmethod
     def _forward(outputs: list[Tensor], inputs: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
@@ -150,3 +167,8 @@ class ThroughSteps(Evaluations):
         for k, tensor in zip(live, moved, strict=True):
             found[k] = tensor
         return found
+
+
+def _floating(tree: Any) -> list[Tensor]:
+    """The tensors of features that have derivatives: not labels or masks."""
+    return [tensor for tensor in tensors_of(tree) if tensor.is_floating_point()]
