@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -239,6 +239,10 @@ class Problem:
         their mean. The tasks have no replica axes; `rng` is a CPU generator, what is drawn lies where the tasks do.
         """
         return tasks
+
+    def draw_replicas(self, tasks: Tasks, rngs: Sequence[torch.Generator]) -> Tasks:
+        """`draw` with the generator of each replica, stacked; used when overridden, where it can be done at once."""
+        raise self._no_closed_form("draw_replicas")
 
     def select_blocks(self, tasks: Tasks, lower: Tensor, upper: Tensor) -> Tasks:
         """The tasks with these of their blocks, (..., B) numbers below `blocks`. Raises ValueError without blocks."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -55,39 +57,60 @@ class Minibatch(Wrapper):
 
     def has(self, closed_form: str) -> bool:
         """Whether the problem inside overrides it; `draw` is given here."""
+        if closed_form == "draw_replicas":
+            return not super().has("draw")  # else the problem inside draws from the same generators
         return closed_form == "draw" or super().has(closed_form)
 
     def draw(self, tasks: Tasks, rng: torch.Generator) -> Tasks:
         """One lower and one upper block for each task. Raises ValueError on tasks that are drawn already."""
+        return self.problem.draw(self.select_blocks(tasks, *self._numbers(tasks, rng)), rng)
+
+    def draw_replicas(self, tasks: Tasks, rngs: Sequence[torch.Generator]) -> Tasks:
+        """`draw` with each generator, stacked; all rows are taken at once."""
+        lower, upper = map(torch.stack, zip(*(self._numbers(tasks, rng) for rng in rngs), strict=True))
+        return self._selected(tasks, lower, upper)
+
+    def _numbers(self, tasks: Tasks, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         assert self.blocks is not None
-        lower, upper = (torch.randint(count, tasks.index.shape, generator=rng) for count in self.blocks)
-        return self.problem.draw(self.select_blocks(tasks, lower, upper), rng)
+        lower, upper = (torch.randint(count, tasks.index.shape[-1:], generator=rng) for count in self.blocks)
+        return lower, upper
 
     def select_blocks(self, tasks: Tasks, lower: Tensor, upper: Tensor) -> Tasks:
         """The tasks with these blocks of examples alone, numbers of the shape of the tasks' index.
 
         Raises ValueError on numbers out of range, of other shapes, or tasks that are drawn already.
         """
-        assert self.examples is not None
         assert self.blocks is not None
-        if "lower_block" in tasks.tensors:
-            raise ValueError("expected tasks with all their examples, got tasks drawn already")
-        tensors = dict(tasks.tensors)
-        for level, names, count, block in zip(_NUMBERS, self.examples, self.blocks, (lower, upper), strict=True):
+        for level, count, block in zip(_NUMBERS, self.blocks, (lower, upper), strict=True):
             if block.shape != tasks.index.shape or not bool(((block >= 0) & (block < count)).all()):
                 raise ValueError(
                     f"expected {level} of shape {tuple(tasks.index.shape)} from 0 to {count - 1}, got {block.tolist()}"
                 )
+        return self._selected(tasks, lower, upper)
+
+    def _selected(self, tasks: Tasks, lower: Tensor, upper: Tensor) -> Tasks:
+        """The blocks, (..., B), of tasks that may lack the replica axes: what is no example is not copied."""
+        assert self.examples is not None
+        assert self.blocks is not None
+        if "lower_block" in tasks.tensors:
+            raise ValueError("expected tasks with all their examples, got tasks drawn already")
+        more = lower.shape[: lower.dim() - tasks.index.dim()]
+        shared = tasks.tensors.keys() - {name for names in self.examples for name in names}
+        tensors = {
+            name: tasks.tensors[name].expand(*more, *tasks.tensors[name].shape) if more else tasks.tensors[name]
+            for name in shared
+        }
+        for level, names, count, block in zip(_NUMBERS, self.examples, self.blocks, (lower, upper), strict=True):
             tensors[level] = block.to(tasks.index)
-            tensors |= {name: _rows(tensors[name], count, tensors[level]) for name in names}
-        return Tasks(tasks.index, **tensors)
+            tensors |= {name: _rows(tasks.tensors[name], count, tensors[level], tasks.index.shape) for name in names}
+        return Tasks(tasks.index.expand(lower.shape), **tensors)
 
 
-def _rows(examples: Tensor, count: int, block: Tensor) -> Tensor:
-    """The block of this number of each task's examples, (..., B, n, *) to (..., B, n / count, *)."""
-    single = examples.flatten(0, block.dim() - 1).unflatten(1, (count, -1)).flatten(0, 1)  # (tasks x blocks, b, *)
-    first = count * torch.arange(block.numel(), device=block.device)
-    return single.index_select(0, first + block.flatten()).view(*block.shape, *single.shape[1:])
+def _rows(examples: Tensor, count: int, block: Tensor, lead: torch.Size) -> Tensor:
+    """The block of this number of each task's examples, (*lead, n, *) to (..., *lead, n / count, *)."""
+    single = examples.flatten(0, len(lead) - 1).unflatten(1, (count, -1)).flatten(0, 1)  # (tasks x blocks, b, *)
+    first = count * torch.arange(lead.numel(), device=block.device).view(lead)
+    return single.index_select(0, (first + block).flatten()).view(*block.shape, *single.shape[1:])
 
 
 def _divisor(level: str, size: int | None, examples: int) -> int:

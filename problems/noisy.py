@@ -86,7 +86,7 @@ class Noisy(Wrapper):
 
     def has(self, closed_form: str) -> bool:
         """Whether the problem inside overrides it and noise leaves it right; `draw` is given here."""
-        if closed_form == "lower_inverse_hvp" and self.levels["hessian"]:
+        if closed_form == "draw_replicas" or (closed_form == "lower_inverse_hvp" and self.levels["hessian"]):
             return False
         return closed_form == "draw" or super().has(closed_form)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -47,6 +48,10 @@ class Wrapper(Problem):
     def draw(self, tasks: Tasks, rng: torch.Generator) -> Tasks:
         """As the problem inside."""
         return self.problem.draw(tasks, rng)
+
+    def draw_replicas(self, tasks: Tasks, rngs: Sequence[torch.Generator]) -> Tasks:
+        """As the problem inside."""
+        return self.problem.draw_replicas(tasks, rngs)
 
     def select_blocks(self, tasks: Tasks, lower: Tensor, upper: Tensor) -> Tasks:
         """As the problem inside."""

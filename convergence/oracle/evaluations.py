@@ -43,7 +43,11 @@ class Evaluations:
     def draw(self, z: Features, tasks: Tasks) -> tuple[Features, Tasks]:
         """The same tasks with a fresh sample of their objectives, and the features there (with a graph, where z has
         one); what was given where the objectives are exact."""
-        return (z, tasks) if self._exact else self._at(z, self._each(tasks, self._noise, self.problem.draw))
+        if self._exact:
+            return z, tasks
+        if self.replicas is not None and self.problem.has("draw_replicas"):
+            return self._at(z, self.problem.draw_replicas(tasks, self._noise))
+        return self._at(z, self._each(tasks, self._noise, self.problem.draw))
 
     def blocks(self, z: Features, tasks: Tasks, lower: Tensor, upper: Tensor) -> tuple[Features, Tasks]:
         """The same tasks with the given blocks of their finite sums, (..., B) each, and the features there."""

@@ -124,6 +124,30 @@ def test_draws_with_one_generator_differ_and_hold_the_blocks_they_name():
         assert all(torch.equal(named.tensors[name], tasks.tensors[name]) for name in tasks.tensors)
 
 
+@pytest.mark.parametrize("noise", [None, 0.5])
+@pytest.mark.parametrize("index", [None, [[0, 2], [1, 1]]])
+def test_what_is_drawn_for_all_replicas_at_once_is_what_each_draws(noise, index):
+    inside = HEADS["logistic"]()
+    inside.data["weight"] = normal(0, 3, 2)  # a task tensor that holds no examples
+    blocks = Minibatch(inside, lower=2, upper=3)
+    problem = blocks if noise is None else Noisy(blocks, lower=noise)
+    assert problem.has("draw_replicas") == (noise is None)  # noise is drawn one replica after the other
+    tasks = whole(problem) if index is None else problem.select(torch.tensor(index))
+    oracle = Oracle(problem, replicas=2, seeds=(5, 6))
+    _, together = oracle.draw(oracle.features(stacked_start(problem), tasks), tasks)
+    for r, seed in enumerate((5, 6)):
+        alone = tasks if index is None else problem.select(torch.tensor(index[r]))
+        single = Oracle(problem, seeds=(seed,))
+        _, alone = single.draw(single.features(problem.phi0(torch.Generator()), alone), alone)
+        assert torch.equal(together.index[r], alone.index)
+        assert together.tensors.keys() == alone.tensors.keys()
+        assert all(torch.equal(together.tensors[name][r], alone.tensors[name]) for name in alone.tensors)
+
+
+def stacked_start(problem: Problem) -> dict[str, Tensor]:
+    return {name: x.expand(2, *x.shape) for name, x in problem.phi0(torch.Generator()).items()}
+
+
 def test_replicas_of_a_run_draw_their_own_blocks_and_are_separate_runs():
     problem = Minibatch(HEADS["logistic"](), lower=2, upper=3)
     method = MemoryReduced(lower_steps=2, cg_steps=2, upper_step_size=0.1)
