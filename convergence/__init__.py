@@ -6,13 +6,33 @@ from convergence.chunks import direction_in_chunks
 from convergence.composed import Composed
 from convergence.declared import Declared
 from convergence.driver import resolve_device, run
-from convergence.hypergradients import Displacement, Estimate, Estimator, FirstOrder, Implicit, Unrolled
-from convergence.linear_solvers import ConjugateGradient, Direct, LinearSolution, LinearSolver
-from convergence.lower_solvers import GradientDescent, LowerSolver
+from convergence.hypergradients import (
+    Checkpointed,
+    Displacement,
+    Estimate,
+    Estimator,
+    FirstOrder,
+    ForwardGradient,
+    ForwardMode,
+    HessianFree,
+    Implicit,
+    Reversed,
+    Unrolled,
+)
+from convergence.linear_solvers import (
+    ConjugateGradient,
+    Direct,
+    LinearSolution,
+    LinearSolver,
+    Neumann,
+    RandomNeumann,
+    Richardson,
+)
+from convergence.lower_solvers import GradientDescent, HeavyBall, LowerSolver
 from convergence.memory import PeakBytes, peak_bytes
 from convergence.memory_reduced import MemoryReduced, State
 from convergence.method import Method, Step
-from convergence.methods import FOMAML, ClosedForm, ITDBiO
+from convergence.methods import ANIL, BOIL, FOMAML, IMAML, MAML, AIDBiO, ClosedForm, ITDBiO, Reptile
 from convergence.needs import Need
 from convergence.oracle import Oracle
 from convergence.probes import PROBES, Probe, Snapshot
@@ -22,11 +42,17 @@ from convergence.result import Result, RunFailed
 from convergence.status import Status
 
 __all__ = [
+    "ANIL",
+    "BOIL",
     "FOMAML",
+    "IMAML",
+    "MAML",
     "PROBES",
     "RECIPES",
+    "AIDBiO",
     "Certificate",
     "Certified",
+    "Checkpointed",
     "ClosedForm",
     "Composed",
     "ConjugateGradient",
@@ -36,7 +62,11 @@ __all__ = [
     "Estimate",
     "Estimator",
     "FirstOrder",
+    "ForwardGradient",
+    "ForwardMode",
     "GradientDescent",
+    "HeavyBall",
+    "HessianFree",
     "ITDBiO",
     "Implicit",
     "LinearSolution",
@@ -45,12 +75,17 @@ __all__ = [
     "MemoryReduced",
     "Method",
     "Need",
+    "Neumann",
     "Oracle",
     "PeakBytes",
     "Probe",
+    "RandomNeumann",
     "Recipe",
     "ReferenceFailed",
+    "Reptile",
     "Result",
+    "Reversed",
+    "Richardson",
     "RunFailed",
     "Snapshot",
     "State",

@@ -35,13 +35,16 @@ def solve(
     problem: Annotated[str, typer.Argument(help=f"One of: {', '.join(_INSTANCES)}.")],
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = "memory_reduced",
     iterations: Annotated[int, typer.Option(help="Upper iterations T.")] = 1000,
-    lower_steps: Annotated[int, typer.Option(help="K gradient steps on theta.")] = 5,
+    lower_steps: Annotated[int | None, typer.Option(help="K gradient steps on theta; by default 5.")] = None,
     lower_step_size: Annotated[float | None, typer.Option(help="alpha; by default 2 / (L + mu).")] = None,
     cg_steps: Annotated[int | None, typer.Option(help="N conjugate-gradient steps; by default 5.")] = None,
     upper_step_size: Annotated[float | None, typer.Option(help="beta; by default 1 / (2 L_Phi).")] = None,
     cold: Annotated[bool, typer.Option("--cold", help="Start theta and v anew in every iteration.")] = False,
     accuracy: Annotated[
         float | None, typer.Option(help="Relative error of d to certify, by at most these lower and CG steps.")
+    ] = None,
+    others: Annotated[
+        list[str] | None, typer.Option("--set", help="Another field of the method, as FIELD=VALUE; as often as needed.")
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Tasks an iteration; by default all.")] = None,
     replacement: Annotated[bool, typer.Option("--replacement", help="i.i.d. tasks.")] = False,
@@ -62,15 +65,15 @@ def solve(
         if constants is None or constants.L_Phi is None:
             raise ValueError(f"expected --upper-step-size, since {problem} gives no L_Phi to choose it by")
         upper_step_size = 1 / (2 * constants.L_Phi)
-    chosen = _method(
-        method,
-        {"lower_steps": lower_steps, "lower_step_size": lower_step_size, "upper_step_size": upper_step_size},
-        {
-            "cg_steps": ("--cg-steps", cg_steps, 5),
-            "warm_start": ("--cold", False if cold else None, True),
-            "accuracy": ("--accuracy", accuracy, None),
-        },
-    )
+    options = {
+        "lower_steps": ("--lower-steps", lower_steps),
+        "lower_step_size": ("--lower-step-size", lower_step_size),
+        "cg_steps": ("--cg-steps", cg_steps),
+        "upper_step_size": ("--upper-step-size", upper_step_size),
+        "warm_start": ("--cold", False if cold else None),
+        "accuracy": ("--accuracy", accuracy),
+    }
+    chosen = _method(method, options | dict(_field(text) for text in others or ()))
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise ValueError(f"expected --out a file in an existing folder, got {out}")
     result = run(
@@ -97,16 +100,33 @@ app.command(epilog=commands.TRAIN_HELP, context_settings=_SEVERAL_SEEDS)(command
 app.command(epilog=commands.EVALUATE_HELP)(commands.evaluate)
 
 
-def _method(name: str, common: dict[str, Any], special: dict[str, tuple[str, Any, Any]]) -> Method:
-    """The method of this name. `special`, which not every method has: argument -> option, value or None, default."""
+_DEFAULTS = {"lower_steps": 5, "cg_steps": 5}  # of methods that have such a field
+
+
+def _method(name: str, options: dict[str, tuple[str, Any]]) -> Method:
+    """The method of this name. `options`: field -> what the command line calls it, and the value or None."""
     make = named(METHODS, name, "method")
     has = inspect.signature(make).parameters
-    for argument, (option, given, default) in special.items():
-        if argument in has:
-            common = common | {argument: default if given is None else given}
-        elif given is not None:
-            raise ValueError(f"expected no {option}: {name} has {', '.join(has)}, and no {argument}")
-    return make(**common)
+    given = {field: value for field, (_, value) in options.items() if value is not None}
+    for field in given:
+        if field not in has:
+            raise ValueError(f"expected no {options[field][0]}: {name} has {', '.join(has)}, and no {field}")
+    values = {field: value for field, value in _DEFAULTS.items() if field in has} | given
+    for field, parameter in has.items():
+        if parameter.default is parameter.empty and field not in values:
+            raise ValueError(f"expected --set {field}=VALUE, which {name} needs, got none")
+    return make(**values)
+
+
+def _field(text: str) -> tuple[str, tuple[str, Any]]:
+    """FIELD=VALUE as field -> option and value: a number, true or false, or else a word."""
+    field, equals, value = text.partition("=")
+    if not (field and equals and value):
+        raise ValueError(f"expected --set FIELD=VALUE, got {text!r}")
+    try:
+        return field, (f"--set {field}", json.loads(value))
+    except json.JSONDecodeError:
+        return field, (f"--set {field}", value)
 
 
 def _print(result: Result, problem: str, method: str) -> None:

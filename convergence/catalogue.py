@@ -6,7 +6,18 @@ from collections.abc import Callable
 
 from convergence.memory_reduced import MemoryReduced
 from convergence.method import Method
-from convergence.methods import ITDBiO
+from convergence.methods import ANIL, BOIL, FOMAML, IMAML, MAML, AIDBiO, ITDBiO, Reptile
 
-# name -> constructor; takes lower_steps, lower_step_size, upper_step_size, and where it has them cg_steps, warm_start
-METHODS: dict[str, Callable[..., Method]] = {"memory_reduced": MemoryReduced, "itd_bio": ITDBiO}
+# name -> a frozen dataclass of hyperparameters, with `needs` and `declared`; tests/convergence/methods/test_contract.py
+# holds each to what it declares
+METHODS: dict[str, Callable[..., Method]] = {
+    "memory_reduced": MemoryReduced,
+    "aid_bio": AIDBiO,
+    "itd_bio": ITDBiO,
+    "maml": MAML,
+    "fomaml": FOMAML,
+    "anil": ANIL,
+    "boil": BOIL,
+    "reptile": Reptile,
+    "imaml": IMAML,
+}

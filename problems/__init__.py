@@ -14,6 +14,7 @@ from problems.quadratic import Quadratic
 from problems.regularisation import LogisticRegularisation
 from problems.representation import Representation
 from problems.softmax import ProxSoftmax
+from problems.start_and_shared import StartAndShared
 from problems.tails import PowerTail, PowerWell
 from problems.tight import Huber, Plateau, Tight, Zigzag
 from problems.wrapper import Wrapper
@@ -46,6 +47,7 @@ __all__ = [
     "QuarticLower",
     "Representation",
     "SingularLower",
+    "StartAndShared",
     "Tasks",
     "Terms",
     "Tight",

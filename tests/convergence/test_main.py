@@ -3,12 +3,16 @@
 import json
 import re
 import sys
+from dataclasses import dataclass
 
 import pytest
 
 import convergence.__main__ as command
+from convergence import ITDBiO
 from convergence.catalogue import METHODS
-from problems import REAL_DATA
+from problems import PROBLEMS, REAL_DATA, STOCHASTIC
+from tests.convergence.methods.instances import has_lower_steps, meets
+from tests.convergence.methods.instances import method as instance
 
 
 def call(monkeypatch, capsys, *arguments):
@@ -22,14 +26,23 @@ def call(monkeypatch, capsys, *arguments):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_registered_method_solves_a_problem(monkeypatch, capsys, tmp_path, method):
-    out = tmp_path / "result.json"
-    options = ("quadratic", "--method", method, "--iterations", 3, "--lower-steps", 2, "--out", out)
-    code, printed, _ = call(monkeypatch, capsys, *options)
+    made, out = instance(method, lower_steps=2), tmp_path / "result.json"
+    makers = (PROBLEMS | STOCHASTIC).items()
+    name, problem = next((n, make(0)) for n, make in makers if meets(made, make(0)) and make(0).constants.L_Phi)
+    steps = ("--lower-steps", 2) if has_lower_steps(method) else ()
+    code, printed, _ = call(monkeypatch, capsys, name, "--method", method, "--iterations", 3, *steps, "--out", out)
     assert code == 0
-    assert f"{method} on quadratic" in printed
+    assert f"{method} on {name}" in printed
     record = json.loads(out.read_text())
     assert record["iterations"] == len(record["trace"]["grad_norm_sq"]) == 3
-    assert record["calls"]["lower_gradient"] == 3 * 2 * 8
+    # both leave the step sizes out of it; lower gradients depend on K alone
+    assert record["calls"]["lower_gradient"] == 3 * made.declared_calls(problem.tasks)["lower_gradient"]
+
+
+def test_a_problem_that_a_method_cannot_run_on_is_refused_in_a_sentence_that_names_both(monkeypatch, capsys):
+    code, _, error = call(monkeypatch, capsys, "quadratic", "--method", "maml")
+    assert code == 2
+    assert re.fullmatch(r"error: expected a start theta_0 that depends on phi for MAML, got Quadratic, [^\n]*\n", error)
 
 
 @pytest.mark.parametrize(("options", "hvp"), [((), 6), (("--cg-steps", 2), 3), (("--cold", "--cg-steps", 2), 2)])
@@ -47,10 +60,56 @@ def test_an_option_that_a_method_does_not_have_is_refused(monkeypatch, capsys, o
     assert re.match(rf"error: expected no {option[0]}: itd_bio has .*lower_steps.*, and no \w+\n", error)
 
 
+@pytest.mark.parametrize(
+    ("options", "hvp"),
+    [(("aid_bio", "--set", "cg_steps=1", "--set", "warm_start=false"), 1), (("imaml", "--set", "cg_steps=4"), 4)],
+)
+def test_any_field_of_a_method_may_be_set(monkeypatch, capsys, tmp_path, options, hvp):
+    out = tmp_path / "result.json"
+    arguments = ("quadratic-initialisation", "--iterations", 1, "--out", out, "--method", *options)
+    code, _, _ = call(monkeypatch, capsys, *arguments)
+    assert code == 0
+    assert json.loads(out.read_text())["calls"]["hvp"] == 6 * hvp
+
+
+def test_a_word_is_a_word(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "result.json"
+    options = ("--iterations", 1, "--cg-steps", 2, "--set", "warm_start=theta", "--out", out)
+    code, _, _ = call(monkeypatch, capsys, "quadratic", *options)
+    assert code == 0
+    assert json.loads(out.read_text())["calls"]["hvp"] == 8 * 2  # v is cold: no residual of a start
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("radius=0.1", "error: expected no --set radius: itd_bio has .*lower_steps.*, and no radius\n"),
+        ("lower_steps", "error: expected --set FIELD=VALUE, got 'lower_steps'\n"),
+        ("lower_steps=many", "error: expected lower_steps an integer >= 0, got 'many'\n"),
+    ],
+)
+def test_a_field_that_cannot_be_set_is_refused(monkeypatch, capsys, text, sentence):
+    code, _, error = call(monkeypatch, capsys, "quadratic", "--method", "itd_bio", "--set", text)
+    assert code == 2
+    assert re.fullmatch(sentence, error)
+
+
+def test_a_field_without_a_default_is_asked_for(monkeypatch, capsys):
+    @dataclass(frozen=True, kw_only=True)
+    class Radial(ITDBiO):
+        radius: float
+
+    monkeypatch.setitem(METHODS, "radial", Radial)
+    code, _, error = call(monkeypatch, capsys, "quadratic", "--method", "radial")
+    assert (code, error) == (2, "error: expected --set radius=VALUE, which radial needs, got none\n")
+    code, _, _ = call(monkeypatch, capsys, "quadratic", "--method", "radial", "--set", "radius=1", "--iterations", 1)
+    assert code == 0
+
+
 def test_a_method_that_is_not_there_is_refused_with_the_names_of_those_that_are(monkeypatch, capsys):
     code, _, error = call(monkeypatch, capsys, "quadratic", "--method", "itd-bio")
     assert code == 2
-    assert "expected a method out of memory_reduced, itd_bio; got 'itd-bio': did you mean 'itd_bio'?" in error
+    assert f"expected a method out of {', '.join(METHODS)}; got 'itd-bio': did you mean 'itd_bio'?" in error
 
 
 def test_a_diverging_run_ends_with_1(monkeypatch, capsys):
