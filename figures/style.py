@@ -86,6 +86,18 @@ RECIPES = {
     "fomaml": Series(GREY, "x", "first-order MAML"),
     "maml": Series(BLACK, "x", "MAML"),
 }
+BIASES = {
+    "implicit": Series(BLUE, "o", "implicit"),
+    "unrolled": Series(VERMILION, "s", "unrolled"),
+    "truncated": Series(ORANGE, "v", "last 5 steps"),
+    "heavy ball": Series(PURPLE, "D", "heavy ball"),
+    "first order": Series(BLACK, "x", "first order"),
+    "CG": Series(BLUE, "o", "CG"),
+    "Neumann": Series(GREEN, "^", "Neumann"),
+    "Richardson": Series(ORANGE, "v", "Richardson"),
+    "forward gradient": Series(VERMILION, "s", "forward gradient"),
+    "sampled Neumann": Series(GREEN, "^", "sampled Neumann"),
+}
 # The next ones are indexed by the code in the evidence
 SAMPLINGS = (Series(VERMILION, "s", "without replacement"), Series(BLUE, "o", "i.i.d."))
 TAILS = (Series(BLUE, "o", "$x^{-a}$"), Series(VERMILION, "^", "$x^{-a}$ rippled"), Series(GREEN, "s", "$|x|^m$"))

@@ -23,7 +23,7 @@ def polynomial(theory: QuadraticTheory, of: Callable[[Array], Array]) -> Array:
 
 
 def heavy_ball(theory: QuadraticTheory, steps: int, step_size: float, momentum: float) -> Array:
-    """P_K with theta_K - theta* = P_K (theta_0 - theta*), (M, q, q): P_k+1 = (1 + gamma - alpha A) P_k - gamma P_k-1."""
+    """P_K of theta_K - theta* = P_K (theta_0 - theta*): P_k+1 = (1 + gamma - alpha A) P_k - gamma P_k-1, (M, q, q)."""
 
     def of(eigenvalues: Array) -> Array:
         before = now = np.ones_like(eigenvalues)
@@ -106,8 +106,9 @@ def displacement(theory: QuadraticTheory, phi: Array, remaining: Array) -> Array
 
 
 def penalty(theory: QuadraticTheory, phi: Array, multiplier: float) -> Array:
-    """grad of mean_i [ min_y (f_i + lambda g_i) - lambda min g_i ] = mean_i [ grad_phi f_i - lambda C_i' (y_i - theta_i*) ].
+    """The gradient of mean_i [ min_y (f_i + lambda g_i) - lambda min g_i ].
 
+    d_i = grad_phi f_i - lambda C_i'(y_i - theta_i*),
     y_i = (Q_i + lambda A_i)^-1 (Q_i u_i + lambda (C_i phi + b_i)); off grad Phi by a term of the order of 1 / lambda.
     """
     right = apply(theory.Q, theory.u) + multiplier * (theory.C @ phi + theory.b)

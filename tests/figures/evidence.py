@@ -42,6 +42,27 @@ def hypergradient_error(n):
     return {**exact, **bounds, "instances": 2 * n, **tight}
 
 
+def method_bias(n):
+    rng = np.random.default_rng(2)
+    true, off = np.array([1.0, -2.0, 0.5, 1.0]), np.array([0.5, 0.2, -0.3, 0.1])
+    found = {"gradient": true}
+    for kind, names in (
+        ("K", ("implicit", "unrolled", "truncated", "first order", "heavy ball")),
+        ("N", ("CG", "Neumann", "Richardson")),
+    ):
+        cells = [(name, k, 0.9 - 0.1 * j) for k in range(2 * n) for j, name in enumerate(names)]
+        d = np.stack([true + factor**k * off for _, k, factor in cells])
+        counts = {f"{kind}_names": [name for name, _, _ in cells], f"{kind}_counts": [k for _, k, _ in cells]}
+        found |= {**counts, f"{kind}_d": d, f"{kind}_law": d}
+    law = np.stack([true, 2 * true])
+    names = ["forward gradient", "sampled Neumann"]
+    return found | {
+        "random_names": names,
+        "random_d": law[:, None] + rng.standard_normal((2, 100 * n, 4)),
+        "random_law": law,
+    }
+
+
 def certificate(n):
     rng = np.random.default_rng(1)
     certified = 10 ** rng.uniform(-4, 1, 6 * n)
@@ -352,6 +373,7 @@ MAKERS = {
         complexity,
         sample_complexity,
         memory,
+        method_bias,
         few_shot_cost,
         few_shot_assumption,
         few_shot_accuracy,
