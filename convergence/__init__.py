@@ -32,7 +32,27 @@ from convergence.lower_solvers import GradientDescent, HeavyBall, LowerSolver
 from convergence.memory import PeakBytes, peak_bytes
 from convergence.memory_reduced import MemoryReduced, State
 from convergence.method import Method, Step
-from convergence.methods import ANIL, BOIL, FOMAML, IMAML, MAML, AIDBiO, ClosedForm, ITDBiO, Reptile
+from convergence.methods import (
+    ALSET,
+    ANIL,
+    BOIL,
+    BSA,
+    F2SA,
+    FOMAML,
+    HFMAML,
+    IMAML,
+    MAML,
+    SABA,
+    SOBA,
+    SRBA,
+    STABLE,
+    TTSA,
+    AIDBiO,
+    ClosedForm,
+    ITDBiO,
+    Reptile,
+    StocBiO,
+)
 from convergence.needs import Need
 from convergence.oracle import Oracle
 from convergence.probes import PROBES, Probe, Snapshot
@@ -42,13 +62,22 @@ from convergence.result import Result, RunFailed
 from convergence.status import Status
 
 __all__ = [
+    "ALSET",
     "ANIL",
     "BOIL",
+    "BSA",
+    "F2SA",
     "FOMAML",
+    "HFMAML",
     "IMAML",
     "MAML",
     "PROBES",
     "RECIPES",
+    "SABA",
+    "SOBA",
+    "SRBA",
+    "STABLE",
+    "TTSA",
     "AIDBiO",
     "Certificate",
     "Certified",
@@ -91,6 +120,7 @@ __all__ = [
     "State",
     "Status",
     "Step",
+    "StocBiO",
     "Unrolled",
     "certified_error",
     "direction_in_chunks",

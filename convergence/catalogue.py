@@ -6,7 +6,26 @@ from collections.abc import Callable
 
 from convergence.memory_reduced import MemoryReduced
 from convergence.method import Method
-from convergence.methods import ANIL, BOIL, FOMAML, IMAML, MAML, AIDBiO, ITDBiO, Reptile
+from convergence.methods import (
+    ALSET,
+    ANIL,
+    BOIL,
+    BSA,
+    F2SA,
+    FOMAML,
+    HFMAML,
+    IMAML,
+    MAML,
+    SABA,
+    SOBA,
+    SRBA,
+    STABLE,
+    TTSA,
+    AIDBiO,
+    ITDBiO,
+    Reptile,
+    StocBiO,
+)
 
 # name -> a frozen dataclass of hyperparameters, with `needs` and `declared`; tests/convergence/methods/test_contract.py
 # holds each to what it declares
@@ -19,5 +38,15 @@ METHODS: dict[str, Callable[..., Method]] = {
     "anil": ANIL,
     "boil": BOIL,
     "reptile": Reptile,
+    "hf_maml": HFMAML,
     "imaml": IMAML,
+    "bsa": BSA,
+    "stocbio": StocBiO,
+    "ttsa": TTSA,
+    "alset": ALSET,
+    "stable": STABLE,
+    "soba": SOBA,
+    "saba": SABA,
+    "srba": SRBA,
+    "f2sa": F2SA,
 }
