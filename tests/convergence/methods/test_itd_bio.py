@@ -7,19 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.func import grad
 
-from convergence import FOMAML, ITDBiO, MemoryReduced, Oracle, peak_bytes, run
+from convergence import ITDBiO, MemoryReduced, Oracle, peak_bytes, run
 from problems import PROBLEMS, ProxLogistic, Quadratic
+from tests.convergence.methods.instances import Initialised
 from tests.independent import Dense, assert_near
 from tests.problems.few_shot.tiny import few_shot
 from tests.strategies import normal
 from tests.twins import Twin, UserRidge
-
-
-class Initialised(ProxLogistic):
-    """Logistic heads that start at the centre, as in MAML: a start that depends on phi, without closed forms."""
-
-    def theta0(self, phi, tasks):
-        return phi["centre"].expand(len(tasks), self.q)
 
 
 def instance(name: str):
@@ -132,33 +126,10 @@ def test_impossible_hyperparameters_are_refused(change, sentence):
         ITDBiO(**({"lower_steps": 1, "upper_step_size": 0.1} | change))
 
 
-# ---- first order, a step by an optimiser, the adapted theta
-
-
-@given(steps=st.integers(0, 4), batch=st.sampled_from([None, 1, 3]))
-def test_the_declared_calls_of_first_order_are_those_counted(steps, batch):
-    problem = Quadratic.random(tasks=5, p=3, q=3, kappa=5.0, initialisation=True)
-    method = FOMAML(lower_steps=steps, upper_step_size=0.1)
-    result = run(problem, method, iterations=2, batch=batch, probes=())
-    assert result.calls == {name: 2 * count for name, count in method.declared_calls(batch or 5).items()}
-    assert result.calls["hvp"] == result.calls["cross_product"] == 0
-
-
-@pytest.mark.parametrize("name", ["quadratic-initialisation", "prox-logistic-initialisation"])
-def test_first_order_replicas_together_equal_separate_runs(name):
-    method = FOMAML(lower_steps=3, lower_step_size=0.1, upper_step_size=0.2)
-    options = {"iterations": 3, "batch": 2, "probes": ()}
-    together = run(instance(name), method, replicas=2, seed=4, **options)
-    for r in range(2):
-        for n, tensor in run(instance(name), method, seed=4 + r, **options).phi.items():
-            assert_near(together.phi[n][r], tensor, within=1e-12)
-
-
-@pytest.mark.parametrize("kind", [ITDBiO, FOMAML])
-def test_new_tasks_are_adapted_by_the_same_steps_without_a_graph(kind):
+def test_new_tasks_are_adapted_by_the_same_steps_without_a_graph():
     problem = instance("prox-logistic-initialisation")
     oracle, phi = Oracle(problem), {n: normal(1, *x.shape) for n, x in problem.phi0(torch.Generator()).items()}
-    method = kind(lower_steps=3, lower_step_size=0.1)
+    method = ITDBiO(lower_steps=3, lower_step_size=0.1)
     step = method.step(oracle, phi, oracle.pool, None)
     assert step.phi is phi
     theta = method.adapt(oracle, oracle.features(phi, oracle.pool), phi, oracle.pool)
