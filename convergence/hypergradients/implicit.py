@@ -45,11 +45,13 @@ class Implicit:
         theta = theta.detach()
         if lower is not None:
             theta = lower.solve(oracle, z, theta, tasks)
-        z, tasks = oracle.draw(z, tasks)
-        hessian = oracle.fresh_hessian if self.fresh_products else oracle.lower_hessian
-        b = oracle.upper_gradient(z, theta, tasks)  # grad_theta f_i
-        v, _, failure = self.linear_solver.solve(hessian(z, theta, tasks), b, start)
-        d = oracle.hypergradient(z, theta, v, tasks)  # ONE backward pass of mean_i [ f_i - <grad_theta g_i, v_i> ]
+        at, sample = oracle.draw(z, tasks)
+        # Products with samples of their own are drawn from the tasks as they are, not from a sample of them
+        fresh = self.fresh_products
+        hessian = oracle.fresh_hessian(z, theta, tasks) if fresh else oracle.lower_hessian(at, theta, sample)
+        b = oracle.upper_gradient(at, theta, sample)  # grad_theta f_i
+        v, _, failure = self.linear_solver.solve(hessian, b, start)
+        d = oracle.hypergradient(at, theta, v, sample)  # ONE backward pass of mean_i [ f_i - <grad_theta g_i, v_i> ]
         return Estimate(d, theta, v, failure)
 
     def calls(self, lower: LowerSolver, *, warm: bool = False) -> Calls:
