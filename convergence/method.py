@@ -32,7 +32,9 @@ class Method(Protocol):
     """What `run` asks of a method: a frozen set of hyperparameters whose `step` returns the new state.
 
     It may have `needs`, a tuple of `Need`, which `run` holds against the problem, and `declared`, a `Declared`, which
-    the tests and claims on all methods of `convergence.catalogue.METHODS` hold against measurements.
+    the tests and claims on all methods of `convergence.catalogue.METHODS` hold against measurements, and `all_tasks`,
+    True where a step takes the whole pool alone. Where the calls differ from iteration to iteration, `declared_calls`
+    takes an `iteration` beside the batch.
     """
 
     def start(self, oracle: Oracle, phi: Parameters) -> Any:

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convergence.oracle.each_task import EachTask
 from convergence.oracle.parts import Features, LowerHessian
 from convergence.oracle.through_steps import ThroughSteps
 from convergence.trees import map_tensors, tensors_of
 from problems import Parameters, Tasks
 
 
-class Oracle(ThroughSteps):
+class Oracle(ThroughSteps, EachTask):
     """First- and second-order information on a problem, batched over tasks and replicas, counted.
 
     Derivatives with respect to theta are taken of the sum over tasks: tasks do not interact, so the gradient of

@@ -15,7 +15,17 @@ from problems import Minibatch, Parameters, Problem, ProxLogistic, Quadratic, St
 
 Problems = Mapping[str, Callable[[], Problem]]
 # Given to every method that has such a field; a field of another name has a default, or gets a line here
-FIELDS: dict[str, Any] = {"lower_steps": 2, "lower_step_size": 0.2, "cg_steps": 2, "upper_step_size": 0.05}
+FIELDS: dict[str, Any] = {
+    "lower_steps": 2,
+    "lower_step_size": 0.2,
+    "cg_steps": 2,
+    "upper_step_size": 0.05,
+    "linear_step_size": 0.2,
+    "terms": 3,
+    "lower_decay": 0.0,  # constant steps: of these it is declared whether a method is exact
+    "upper_decay": 0.0,
+    "size": 4,  # q of the plain quadratic
+}
 
 
 def method(name: str, **changes: Any) -> Method:
@@ -27,6 +37,18 @@ def method(name: str, **changes: Any) -> Method:
 def has_lower_steps(name: str) -> bool:
     """Whether it has a K."""
     return "lower_steps" in inspect.signature(METHODS[name]).parameters
+
+
+def batch_of(of: Any, size: int | None) -> int | None:
+    """The batch asked for; None, all tasks, for methods that take no other."""
+    return None if getattr(of, "all_tasks", False) else size
+
+
+def declared_calls(of: Any, batch: int, iterations: int) -> dict[str, int]:
+    """The calls declared for the iterations 0, ..., T - 1 together."""
+    varies = "iteration" in inspect.signature(of.declared_calls).parameters
+    each = [of.declared_calls(batch, **({"iteration": t} if varies else {})) for t in range(iterations)]
+    return {call: sum(calls[call] for calls in each) for call in each[0]}
 
 
 class Initialised(ProxLogistic):

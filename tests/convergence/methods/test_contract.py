@@ -15,7 +15,17 @@ from convergence.needs import TWICE_DIFFERENTIABLE
 from convergence.trees import tensors_of
 from paper_checks.method_laws import LAWS
 from problems import LassoLower, Noisy, Problem
-from tests.convergence.methods.instances import HEADS, QUADRATICS, SUMS, accepted, has_lower_steps, meets, method
+from tests.convergence.methods.instances import (
+    HEADS,
+    QUADRATICS,
+    SUMS,
+    accepted,
+    batch_of,
+    declared_calls,
+    has_lower_steps,
+    meets,
+    method,
+)
 from tests.independent import assert_near
 from tests.twins import Endless
 
@@ -48,9 +58,9 @@ def test_it_declares_itself(name):
 def test_the_declared_calls_are_those_counted(name, K, batch, replicas):
     made = method(name, lower_steps=K) if K or has_lower_steps(name) else method(name)
     problem = accepted(made, PROBLEMS)
+    batch = batch_of(made, batch)
     result = run(problem, made, iterations=3, batch=batch, replicas=replicas, probes=())
-    declared = made.declared_calls(batch or problem.tasks)
-    assert result.calls == {call: 3 * count for call, count in declared.items()}
+    assert result.calls == declared_calls(made, batch or problem.tasks, 3)
 
 
 def obeys(law: str, peak: Callable[[int], int]) -> bool:
@@ -105,7 +115,7 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit_and_another_sees_other_noi
 def test_replicas_together_equal_separate_runs(name):
     made = method(name)
     problem = accepted(made, PROBLEMS)
-    options = {"iterations": 4, "batch": 2, "probes": ()}
+    options = {"iterations": 4, "batch": batch_of(made, 2), "probes": ()}
     together = run(problem, made, replicas=3, seed=5, **options)
     for r in range(3):
         alone = run(problem, made, seed=5 + r, **options)
@@ -119,7 +129,8 @@ def test_a_step_leaves_what_it_is_given_as_it_was(name):
     problem = accepted(made, PROBLEMS)
     oracle, phi = Oracle(problem), problem.phi0(torch.Generator().manual_seed(0))
     state = made.start(oracle, phi)
-    for batch in (oracle.pool, problem.select(torch.tensor([2, 0])), oracle.pool):
+    some = oracle.pool if batch_of(made, 2) is None else problem.select(torch.tensor([2, 0]))
+    for batch in (oracle.pool, some, oracle.pool):
         given = [*phi.values(), *batch.tensors.values(), *tensors_of(state)]
         copies = [tensor.clone() for tensor in given]
         step = made.step(oracle, phi, batch, state)
@@ -151,14 +162,15 @@ def test_a_problem_without_what_it_needs_is_refused_in_a_sentence_that_names_bot
     made = method(name, warm_start=False)  # where that is a choice, so that a pool is needed only if `needs` says so
     refused = set()
     for problem in zoo():
+        batch = 2 if problem.tasks is None else batch_of(made, 2)
         lacking = [need for need in made.needs if not need.met(problem)]
         refused |= {need.what for need in lacking}
         if lacking:
             sentence = f"expected {lacking[0].what} for {type(made).__name__}, got {type(problem).__name__}, "
             with pytest.raises(ValueError, match=re.escape(sentence + lacking[0].lack)):
-                run(problem, made, iterations=1, batch=2, probes=())
+                run(problem, made, iterations=1, batch=batch, probes=())
         else:
-            assert run(problem, made, iterations=2, batch=2, probes=()).iterations == 2
+            assert run(problem, made, iterations=2, batch=batch, probes=()).iterations == 2
     assert refused == {need.what for need in made.needs}
 
 
@@ -184,7 +196,8 @@ def test_it_ends_at_a_zero_of_the_true_gradient_where_it_is_declared_exact_and_e
     problem = accepted(method(name), PROBLEMS)
     # small for the coupling of theta, v and phi (docs/theory.md, Theorem 2), large enough for 1e-20 within the run
     made = method(name, upper_step_size=0.3 / problem.constants.L_Phi)
-    result = run(problem, made, iterations=600, stop_at={"grad_norm_sq": 1e-20}, raise_on_failure=False)
+    options = {"iterations": 1001, "probe_every": 25, "raise_on_failure": False}
+    result = run(problem, made, stop_at={"grad_norm_sq": 1e-20}, **options)
     reached = float(result.trace["grad_norm_sq"][-1])
     assert not result.status.failed
     assert (reached <= 1e-20) if METHODS[name].declared.exact else (reached > 1e-8)

@@ -1,0 +1,120 @@
+"""What methods share that keep something of every task of the pool: decaying step sizes, rows, failures."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from convergence.arguments import positive
+from convergence.hypergradients import non_finite
+from convergence.method import descend
+from convergence.needs import POOL, TWICE_DIFFERENTIABLE, Need
+from convergence.oracle import Features, Oracle
+from convergence.pool_rows import rows, with_rows
+from convergence.trees import map_tensors
+from problems import Parameters, Problem, Tasks
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warm:
+    """Step sizes that decay, for methods that go on from where they left each task.
+
+    lower_step_size   rho of theta; None takes 2 / (L + mu) from the problem's constants, or for each task from its
+                      curvature
+    lower_decay       a >= 0: iteration t = 0, 1, ... takes rho (t + 1)^-a
+    upper_step_size   beta; None leaves the step to an optimiser
+    upper_decay       a >= 0: iteration t takes beta (t + 1)^-a; has no effect on an optimiser
+
+    Of a task that is drawn twice in one batch, with two samples, one of the two updates is kept.
+    """
+
+    lower_step_size: float | None = None
+    lower_decay: float = 0.0
+    upper_step_size: float | None = None
+    upper_decay: float = 0.0
+
+    needs: ClassVar[tuple[Need, ...]] = (TWICE_DIFFERENTIABLE, POOL)
+
+    def __post_init__(self) -> None:
+        positive_or_none(self, "lower_step_size", "upper_step_size")
+        non_negative(self, "lower_decay", "upper_decay")
+
+    # ---- parts of a step
+
+    def lower_size(self, oracle: Oracle, z: Features, tasks: Tasks, iteration: int) -> float | Tensor:
+        """rho_t, one number or one for each task, (..., B, 1). Raises ValueError where neither given nor known."""
+        size = step_size(oracle, z, tasks, "lower_step_size", self.lower_step_size)
+        return size * decay(iteration, self.lower_decay)
+
+    def descended(self, phi: Parameters, direction: Parameters, iteration: int) -> Parameters:
+        """phi - beta_t d, or phi as it is where an optimiser takes the step."""
+        beta = self.upper_step_size
+        return descend(phi, direction, None if beta is None else beta * decay(iteration, self.upper_decay))
+
+
+def failures(theta: Tensor, v: Tensor) -> Tensor:
+    """NON_FINITE for each task whose theta or v holds a value that is not finite, else 0, (..., B)."""
+    return torch.maximum(non_finite(theta), non_finite(v))
+
+
+def own_rows(stored: T, tasks: Tasks, oracle: Oracle) -> T:
+    """The rows of these tasks of what is stored for the pool: a tensor, or a tree of tensors."""
+
+    def of_one(tensor: Tensor) -> Tensor:
+        return cast(Tensor, rows(tensor, tasks, oracle))
+
+    return cast(T, map_tensors(of_one, stored))
+
+
+def with_own_rows(stored: T, new: T, tasks: Tasks, oracle: Oracle) -> T:
+    """What is stored with the rows of these tasks replaced, in each tensor."""
+
+    def in_one(old: Tensor, row: Tensor) -> Tensor:
+        return cast(Tensor, with_rows(old, row, tasks, oracle))
+
+    return cast(T, map_tensors(in_one, stored, new))
+
+
+def step_size(oracle: Oracle, z: Features, tasks: Tasks, name: str, size: float | None) -> float | Tensor:
+    """The size given, or 2 / (L + mu): for each task of its curvature where the problem has that, (..., B, 1)."""
+    if size is not None or not oracle.problem.has("curvature"):
+        return one_step_size(oracle.problem, name, size)
+    mu, L = oracle.curvature(z, tasks)
+    return (2 / (L + mu)).unsqueeze(-1)
+
+
+def one_step_size(problem: Problem, name: str, size: float | None) -> float:
+    """The size given, or 2 / (L + mu) of the problem's constants. Raises ValueError where neither is there."""
+    if size is not None:
+        return size
+    if problem.constants is None:
+        raise ValueError(
+            f"expected {name} a number, got None with {type(problem).__name__}, "
+            "which gives no constants mu, L to take 2 / (L + mu) from"
+        )
+    return problem.constants.lower_step_size
+
+
+def decay(iteration: int, exponent: float) -> float:
+    """(t + 1)^-exponent."""
+    return float((iteration + 1) ** -exponent)
+
+
+def positive_or_none(method: object, *names: str) -> None:
+    """Raise ValueError unless each of these fields is None or a finite number > 0."""
+    for name in names:
+        if (value := getattr(method, name)) is not None:
+            positive(name, value)
+
+
+def non_negative(method: object, *names: str) -> None:
+    """Raise ValueError unless each of these fields is a finite number >= 0."""
+    for name in names:
+        if not 0 <= (value := getattr(method, name)) < math.inf:
+            raise ValueError(f"expected {name} a finite number >= 0, got {value!r}")
