@@ -68,7 +68,7 @@ class Minibatch(Wrapper):
     def draw_replicas(self, tasks: Tasks, rngs: Sequence[torch.Generator]) -> Tasks:
         """`draw` with each generator, stacked; all rows are taken at once."""
         lower, upper = map(torch.stack, zip(*(self._numbers(tasks, rng) for rng in rngs), strict=True))
-        return self._selected(tasks, lower, upper)
+        return self.select_blocks(tasks, lower, upper)
 
     def _numbers(self, tasks: Tasks, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         assert self.blocks is not None
@@ -76,33 +76,28 @@ class Minibatch(Wrapper):
         return lower, upper
 
     def select_blocks(self, tasks: Tasks, lower: Tensor, upper: Tensor) -> Tasks:
-        """The tasks with these blocks of examples alone, numbers of the shape of the tasks' index.
+        """The tasks with these blocks of examples alone: numbers (..., B) of the shape of their index.
 
-        Raises ValueError on numbers out of range, of other shapes, or tasks that are drawn already.
+        Replica axes may come before it. What holds no examples is not copied. Raises ValueError on numbers out of range, of other shapes, or tasks that
+        are drawn already.
         """
-        assert self.blocks is not None
-        for level, count, block in zip(_NUMBERS, self.blocks, (lower, upper), strict=True):
-            if block.shape != tasks.index.shape or not bool(((block >= 0) & (block < count)).all()):
-                raise ValueError(
-                    f"expected {level} of shape {tuple(tasks.index.shape)} from 0 to {count - 1}, got {block.tolist()}"
-                )
-        return self._selected(tasks, lower, upper)
-
-    def _selected(self, tasks: Tasks, lower: Tensor, upper: Tensor) -> Tasks:
-        """The blocks, (..., B), of tasks that may lack the replica axes: what is no example is not copied."""
         assert self.examples is not None
         assert self.blocks is not None
         if "lower_block" in tasks.tensors:
             raise ValueError("expected tasks with all their examples, got tasks drawn already")
-        more = lower.shape[: lower.dim() - tasks.index.dim()]
+        shape = tasks.index.shape
+        more = lower.shape[: lower.dim() - len(shape)]
         shared = tasks.tensors.keys() - {name for names in self.examples for name in names}
-        tensors = {
-            name: tasks.tensors[name].expand(*more, *tasks.tensors[name].shape) if more else tasks.tensors[name]
-            for name in shared
-        }
+        tensors = {name: tasks.tensors[name] for name in shared}
+        if more:
+            tensors = {name: tensor.expand(*more, *tensor.shape) for name, tensor in tensors.items()}
         for level, names, count, block in zip(_NUMBERS, self.examples, self.blocks, (lower, upper), strict=True):
+            if block.shape != (*more, *shape) or not bool(((block >= 0) & (block < count)).all()):
+                raise ValueError(
+                    f"expected {level} of shape {tuple(shape)} from 0 to {count - 1}, got {block.tolist()}"
+                )
             tensors[level] = block.to(tasks.index)
-            tensors |= {name: _rows(tasks.tensors[name], count, tensors[level], tasks.index.shape) for name in names}
+            tensors |= {name: _rows(tasks.tensors[name], count, tensors[level], shape) for name in names}
         return Tasks(tasks.index.expand(lower.shape), **tensors)
 
 

@@ -51,10 +51,7 @@ class Evaluations:
 
     def blocks(self, z: Features, tasks: Tasks, lower: Tensor, upper: Tensor) -> tuple[Features, Tasks]:
         """The same tasks with the given blocks of their finite sums, (..., B) each, and the features there."""
-        if self.replicas is None:
-            return self._at(z, self.problem.select_blocks(tasks, lower, upper))
-        pairs = list(zip(lower, upper, strict=True))
-        return self._at(z, self._each(tasks, pairs, lambda each, pair: self.problem.select_blocks(each, *pair)))
+        return self._at(z, self.problem.select_blocks(tasks, lower, upper))
 
     def count(self, call: str, tasks: Tasks, *, times: int = 1) -> None:
         """Count so many calls on each of the tasks: by the oracle itself, or for products of a backward pass."""
