@@ -33,7 +33,8 @@ _ADVICE = {
     Status.BREAKDOWN: (
         "the linear solver met p'Hp <= 0, so the lower Hessian is not positive definite at the iterate reached, or "
         "(Direct) too ill-conditioned for its dtype: "
-        "add a ridge term to the lower objective, take more lower steps, or a smaller lower step size."
+        "add a ridge term to the lower objective, take more lower steps, or a smaller lower step size; or (Reversed) "
+        "undoing the lower steps did not lead back to their start: take fewer of them, or more momentum."
     ),
     Status.NON_FINITE: (
         "an iterate was not finite: try a smaller upper step size or learning rate (its limit shrinks with the "

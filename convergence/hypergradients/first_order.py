@@ -92,6 +92,8 @@ class HessianFree:
 
     d is that of `Unrolled()` up to an error of the order of radius^2, which is zero for quadratic g but for rounding
     (of the order of eps / radius, eps the rounding unit): radius about eps^(1/3) times the size of theta balances both.
+    Where grad g jumps between the two points, as that of a network of ReLUs does at its kinks, so does d, by the jump
+    over the radius.
     Every theta_k is kept, q numbers a step, without its graph. Cost a task: K lower gradients forwards and 2 K
     backwards, one upper gradient, no product.
     Source: Fallah, Mokhtari, Ozdaglar, AISTATS 2020, HF-MAML: there K = 1 and theta_0 = phi, where

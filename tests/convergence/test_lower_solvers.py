@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convergence import GradientDescent, Oracle, peak_bytes
+from convergence import GradientDescent, HeavyBall, Oracle, peak_bytes
 from problems import PROBLEMS, ProxLogistic, Quadratic
 from tests.independent import Dense, assert_near
 from tests.strategies import normal, quadratics, seeds
@@ -134,3 +134,70 @@ def test_a_step_size_that_is_given_or_known_is_one_for_all():
     assert GradientDescent.of(quadratic, 2, None).one_step_size == quadratic.constants.lower_step_size
     with pytest.raises(ValueError, match="expected lower_step_size a number, got None, which lets each task have its"):
         _ = GradientDescent.of(curved(), 2, None).one_step_size
+
+
+# ---- momentum
+
+
+@given(
+    problem=quadratics(), steps=st.integers(0, 8), share=st.floats(0.05, 0.95), gamma=st.floats(0.01, 0.95), seed=seeds
+)
+def test_steps_with_momentum_on_a_quadratic_equal_powers_of_their_matrix(problem, steps, share, gamma, seed):
+    alpha = share * 2 * (1 + gamma) / problem.constants.L
+    oracle, phi = Oracle(problem), {"phi": normal(seed, problem.p)}
+    theta0 = normal(seed + 1, problem.tasks, problem.q)
+    solver = HeavyBall(steps, alpha, gamma)
+    theta = solver.solve(oracle, oracle.embed(phi, oracle.pool), theta0, oracle.pool)
+    eye, none = np.eye(problem.q), np.zeros(problem.q)
+    for i in range(problem.tasks):
+        A, C, b = (problem.data[name][i].numpy() for name in "ACb")
+        star = np.linalg.solve(A, C @ phi["phi"].numpy() + b)
+        once = np.block([[eye - alpha * A, -alpha * gamma * eye], [A, gamma * eye]])  # of theta - theta* and m
+        error = np.linalg.matrix_power(once, steps) @ np.concatenate([theta0[i].numpy() - star, none])
+        assert_near(theta[i], torch.from_numpy(star + error[: problem.q]), within=1e-11)
+    assert oracle.calls["lower_gradient"] == steps * problem.tasks == solver.gradients * problem.tasks
+
+
+def test_momentum_without_a_step_size_takes_that_of_the_problem_where_it_is_one_number():
+    problem = Quadratic.random(tasks=2, p=2, q=2, kappa=3.0)
+    assert HeavyBall(2, None, 0.5).known(problem) == HeavyBall(2, problem.constants.lower_step_size, 0.5)
+    assert HeavyBall(2, 0.3, 0.5).known(problem) == HeavyBall(2, 0.3, 0.5)
+    with pytest.raises(ValueError, match="expected lower_step_size a number, got None, which lets each task have its"):
+        _ = HeavyBall(2, None, 0.5).known(curved()).recursion
+
+
+def test_the_memory_of_momentum_does_not_grow_with_k_and_no_graph_is_left():
+    problem = ProxLogistic.random(tasks=4, q=5, examples=10)
+    phi, start = problem.phi0(torch.Generator()), torch.zeros(4, 5, dtype=torch.float64)
+
+    def solve(steps: int) -> None:
+        oracle = Oracle(problem)
+        assert (
+            not HeavyBall(steps, 0.1, 0.9)
+            .solve(oracle, oracle.embed(phi, oracle.pool), start, oracle.pool)
+            .requires_grad
+        )
+
+    assert peak_bytes(lambda: solve(3)) == peak_bytes(lambda: solve(40)) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((-1, 0.1, 0.5), "expected steps an integer >= 0, got -1"),
+        ((3, -0.1, 0.5), "expected step_size a finite number > 0, got -0.1"),
+        ((3, 0.1, 0.0), "expected a momentum between 0 and 1, got 0.0"),
+        ((3, 0.1, 1.0), "expected a momentum between 0 and 1, got 1.0"),
+        ((3, 0.1, float("nan")), "expected a momentum between 0 and 1, got nan"),
+    ],
+)
+def test_arguments_of_momentum_out_of_range_are_refused(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        HeavyBall(*arguments)
+
+
+def test_only_all_steps_with_momentum_can_be_followed():
+    solver = HeavyBall(4, 0.1, 0.5)
+    assert solver.split(4) == solver.split(9) == (None, solver)
+    with pytest.raises(ValueError, match="expected all 4 steps of HeavyBall to be followed"):
+        solver.split(3)
