@@ -20,7 +20,7 @@ from convergence import (
     reference,
 )
 from convergence.memory import saved_bytes
-from problems import PROBLEMS, Parameters, Problem, ProxLogistic, Quadratic
+from problems import PROBLEMS, Minibatch, Noisy, Parameters, Problem, ProxLogistic, Quadratic
 from tests.convergence.hypergradients.estimates import estimated
 from tests.independent import assert_near
 from tests.strategies import normal, orthogonal, quadratics, seeds
@@ -181,6 +181,42 @@ def test_with_a_series_the_bias_is_that_of_its_remainder(problem, terms, share, 
         expected += (R @ (phi["phi"].numpy() - w) + C.T @ v) / problem.tasks
     for found in (neumann, richardson):
         assert_near(found.direction["phi"], torch.from_numpy(expected), within=1e-12)
+
+
+# ---- stochastic objectives: which sample each part of an estimate sees
+
+
+def minibatch() -> Problem:
+    return Minibatch(ProxLogistic.random(tasks=3, q=4, examples=12), lower=2, upper=3)
+
+
+def noisy() -> Problem:
+    return Noisy(Quadratic.random(tasks=3, p=2, q=4, kappa=3.0), lower=0.5, upper=0.5, hessian=0.3, cross=0.2)
+
+
+@pytest.mark.parametrize("replicas", [None, 2])
+@pytest.mark.parametrize("make", [minibatch, noisy])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_b_and_d_see_one_sample_and_each_product_that_one_or_its_own(make, fresh, replicas):
+    problem = make()
+    lead = () if replicas is None else (replicas,)
+    theta = normal(1, *lead, 3, 4)
+    ours, other = (Oracle(problem, replicas=replicas, seeds=range(replicas or 1)) for _ in range(2))
+    phi = {name: x.expand(*lead, *x.shape) for name, x in problem.phi0(torch.Generator()).items()}
+    z = ours.embed(phi, ours.pool)
+    found = Implicit(Neumann(3, 0.2), fresh_products=fresh).estimate(ours, z, theta, ours.pool)
+
+    whole = other.embed(phi, other.pool)
+    at, sample = other.draw(whole, other.pool)  # the same stream: what is drawn first is b's and d's
+    term = total = 0.2 * other.upper_gradient(at, theta, sample)
+    for _ in range(3):
+        here = other.draw(whole, other.pool) if fresh else (at, sample)
+        term = term - 0.2 * other.lower_hessian(here[0], theta, here[1])(term)
+        total = total + term
+    d = other.hypergradient(at, theta, total, sample)
+    torch.testing.assert_close(found.v, total, rtol=1e-12, atol=1e-13)
+    for name, direction in found.direction.items():
+        torch.testing.assert_close(direction, d[name], rtol=1e-12, atol=1e-13)
 
 
 # ---- memory
