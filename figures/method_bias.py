@@ -38,6 +38,8 @@ def _over(axes: Axes, e: Evidence, kind: str, label: str, names: tuple[str, ...]
 def _random(axes: Axes, e: Evidence) -> None:
     counts = np.unique(np.geomspace(4, e["random_d"].shape[1], 20).astype(int))
     for name, d, law in zip(e["random_names"], e["random_d"], e["random_law"], strict=True):
+        if name not in BIASES:  # a method by name: one of these estimators
+            continue
         series, size = BIASES[str(name)], np.linalg.norm(law)
         # disjoint groups of n directions: the root mean square of their mean's error
         error = [np.sqrt(_groups(d - law, n).mean()) / size for n in counts]
