@@ -11,7 +11,7 @@ from torch import Tensor
 
 from convergence import Method, Oracle, Result, Step, run
 from convergence.streams import TaskStream, generator
-from convergence.trees import map_tensors
+from convergence.trees import map_tensors, tensors_of
 from problems import Examples, Noisy, Parameters, Problem, Quadratic, Tasks
 from tests.independent import assert_near
 from tests.strategies import normal
@@ -96,14 +96,23 @@ def step_from(method: Method, problem: Problem, phi: Parameters, state: Any) -> 
     return method.step(oracle, phi, oracle.pool, state)
 
 
-def assert_unbiased(method: Method, problem: Quadratic, levels: dict[str, float], state: Any, phi: Parameters) -> None:
+def assert_unbiased(
+    method: Method,
+    problem: Quadratic,
+    levels: dict[str, float],
+    state: Any,
+    phi: Parameters,
+    *,
+    of: tuple[str, ...] = ("direction", "theta"),
+) -> None:
     """The mean of one step on noisy objectives is the step on exact ones: 4000 replicas, no coordinate at |z| > 6."""
     count = 4000
     expected = step_from(method, problem, phi, state)
     many = map_tensors(lambda x: x.expand(count, *x.shape), (phi, state))
     oracle = Oracle(Noisy(problem, **levels), replicas=count, seeds=range(count))
     found = method.step(oracle, many[0], oracle.pool, many[1])
-    for mean, drawn in ((expected.direction["phi"], found.direction["phi"]), (expected.theta, found.theta)):
+    for part in of:
+        mean, drawn = (next(iter(tensors_of(getattr(step, part)))) for step in (expected, found))
         error = drawn.std(0) / count**0.5
         assert bool((error > 0).all())
         assert float(error.max()) < 0.06 * float(mean.abs().max())  # sharp enough to see a wrong factor

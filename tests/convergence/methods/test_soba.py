@@ -66,13 +66,13 @@ def test_the_mean_of_a_noisy_step_is_the_exact_one():
 def test_noise_leaves_a_floor_that_shrinks_with_the_steps_and_none_is_left_without_it():
     problem = Quadratic.random(tasks=3, p=2, q=3, kappa=3.0, seed=1)
     floors = []
-    for noise, scale in ((0.0, 1.0), (0.5, 1.0), (0.5, 0.1)):
+    for noise, scale in ((0.0, 1.0), (0.5, 1.0), (0.5, 0.2)):
         steps = {"lower_step_size": 0.3 * scale, "linear_step_size": 0.3 * scale, "upper_step_size": 0.2 * scale}
         options = {"iterations": round(250 / scale), "replicas": 20, "probe_every": 5}
         noisy = Noisy(problem, lower=noise, upper=noise)
         floors.append(float(run(noisy, SOBA(**steps), **options).trace["grad_norm_sq"][-10:].mean()))
     assert floors[0] < 1e-16
-    assert 1e-5 < floors[2] < 0.3 * floors[1]
+    assert 1e-5 < floors[2] < 0.4 * floors[1]
 
 
 @pytest.mark.parametrize(
