@@ -11,8 +11,9 @@ import torch
 from convergence.linear_solvers import ConjugateGradient
 from convergence.memory_reduced import MemoryReduced
 from convergence.method import Method
-from convergence.methods import FOMAML, ClosedForm, ITDBiO
+from convergence.methods import ANIL, BOIL, FOMAML, IMAML, MAML, ClosedForm, ITDBiO, Reptile
 from problems.few_shot import (
+    Adapts,
     Embedding,
     FewShot,
     Head,
@@ -30,8 +31,9 @@ class Recipe:
     """A few-shot method by name.
 
     method          how phi learns; the upper step is left to Adam
-    head            of the number of classes; None: all of the network adapts (`WholeNetwork`)
+    head            of the number of classes; None: the network adapts (`WholeNetwork`)
     centred         see `FewShot`
+    adapts, prox    see `WholeNetwork`
     learning_rate   of Adam
     breakdowns      go on where CG meets p'Hp <= 0, with its last good iterate: what a code without a test does
     source          where it is published
@@ -40,6 +42,8 @@ class Recipe:
     method: Method
     head: Callable[[int], Head] | None
     centred: bool = False
+    adapts: Adapts = "all"
+    prox: float = 0.0
     learning_rate: float = 1e-3
     breakdowns: bool = False
     source: str
@@ -55,13 +59,20 @@ class Recipe:
     ) -> FewShot | WholeNetwork:
         """The problem on these episodes.
 
-        Raises ValueError on bn other than "task" where all of the network adapts, and beside `MemoryReduced` on a head
+        Raises ValueError on bn other than "task" where the network adapts, and beside `MemoryReduced` on a head
         whose start is learned, which it cannot, and on recompute with bn="support", which saves nothing.
         """
         if self.head is None:
             if bn != "task":
-                raise ValueError(f'expected bn="task" where all of the network adapts, got {bn!r}')
-            return WholeNetwork(episodes, embedding=embedding, autocast=autocast, channels_last=channels_last)
+                raise ValueError(f'expected bn="task" where the network itself adapts, got {bn!r}')
+            return WholeNetwork(
+                episodes,
+                embedding=embedding,
+                adapts=self.adapts,
+                prox=self.prox,
+                autocast=autocast,
+                channels_last=channels_last,
+            )
         head = self.head(episodes.way)
         self._check(head, bn)
         return FewShot(
@@ -86,7 +97,7 @@ class Recipe:
         """
         make: Any = self.head
         if make is None:
-            raise TypeError(f"expected a recipe with a head for {', '.join(changes)}, got one that adapts all")
+            raise TypeError(f"expected a recipe with a head for {', '.join(changes)}, got one whose network adapts")
         replace(make(2), **changes)  # raises here, and not where the problem is made
         return replace(self, head=lambda way: replace(make(way), **changes))
 
@@ -109,12 +120,12 @@ def _softmax(**options: Any) -> Callable[[int], Head]:
 
 
 _MAML = Recipe(
-    method=ITDBiO(lower_steps=3, lower_step_size=0.5),
+    method=MAML(lower_steps=3, lower_step_size=0.5),
     head=None,
     source="Finn, Abbeel, Levine, ICML 2017",
 )
 _ANIL = Recipe(
-    method=ITDBiO(lower_steps=10, lower_step_size=0.1),
+    method=ANIL(lower_steps=10, lower_step_size=0.1),
     head=_softmax(ridge=0.0, learned_start=True),
     source="Raghu et al., ICLR 2020",
 )
@@ -149,6 +160,25 @@ RECIPES: dict[str, Recipe] = {
     "fo_anil": replace(_ANIL, method=FOMAML(lower_steps=10, lower_step_size=0.1)),
     "maml": _MAML,
     "fomaml": replace(_MAML, method=FOMAML(lower_steps=3, lower_step_size=0.5)),
+    "boil": Recipe(
+        method=BOIL(lower_steps=3, lower_step_size=0.5),
+        head=None,
+        adapts="body",
+        source="Oh, Yoo, Kim, Yun, ICLR 2021. Differs: steps and learning rate are those of maml here",
+    ),
+    "reptile": Recipe(
+        method=Reptile(lower_steps=8, lower_step_size=0.1),
+        head=None,
+        source="Nichol, Achiam, Schulman, 2018. Differs: lower steps on all support images (there Adam on minibatches)",
+    ),
+    "imaml": Recipe(
+        method=IMAML(lower_steps=16, lower_step_size=0.05, cg_steps=5),
+        head=None,
+        prox=2.0,
+        breakdowns=True,
+        source="Rajeswaran, Finn, Kakade, Levine, NeurIPS 2019: K, N and lambda as there for 5-way Omniglot. A network "
+        "is not convex even with lambda = 2: CG meets p'Hp <= 0 in most tasks, and goes on with its last good iterate",
+    ),
     "protonet": Recipe(
         method=ClosedForm(), head=lambda way: PrototypeHead(way=way), source="Snell, Swersky, Zemel, NeurIPS 2017"
     ),

@@ -115,7 +115,8 @@ class Asked:
 def as_described(recipe: Recipe, description: Mapping[str, Any]) -> Recipe:
     """The recipe with the numbers of its description, where they are of the same types of method, head and solver."""
     make, of_head = recipe.head, description.get("head")
-    plain = {name: description[name] for name in ("centred", "breakdowns", "learning_rate") if name in description}
+    names = ("centred", "adapts", "prox", "breakdowns", "learning_rate")
+    plain = {name: description[name] for name in names if name in description}
     head = make if make is None or of_head is None else lambda way: _as_described(make(way), {**of_head, "way": way})
     return replace(recipe, method=_as_described(recipe.method, description.get("method")), head=head, **plain)
 

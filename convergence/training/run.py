@@ -12,6 +12,7 @@ import torch
 
 from convergence.chunks import Direction, direction_in_chunks
 from convergence.memory import peak_bytes
+from convergence.needs import require
 from convergence.optimisers import Optimised
 from convergence.oracle import Oracle
 from convergence.recipes import Recipe
@@ -46,13 +47,15 @@ class Run:
     """A training run: `advance` takes one iteration, `state` is all that it depends on beside its arguments.
 
     Iteration t draws its tasks from the stream (seed, "tasks", t), and nothing else is random: the state needs no
-    generator. Raises ValueError where the method takes the upper step itself, or carries something from one iteration
-    to the next (a warm start, which tasks drawn without end cannot have).
+    generator. Raises ValueError where the problem lacks what the method needs, and where the method takes the upper
+    step itself, or carries something from one iteration to the next (a warm start, which tasks drawn without end cannot
+    have).
     """
 
     def __init__(self, recipe: Recipe, splits: Splits, embedding: Embedding, plan: Plan):
         self.recipe, self.plan = recipe, plan
         self.problem = plan.problem(recipe, plan.episodes(splits, "train"), embedding)
+        require(recipe.method, self.problem)
         self.oracle = Oracle(self.problem)
         phi = self.problem.phi0(generator(plan.seed, "start"))
         start = {name: tensor.to(plan.device, DTYPES[plan.dtype]) for name, tensor in phi.items()}

@@ -39,6 +39,8 @@ def described_run(
             "method": described(recipe.method),
             "head": None if recipe.head is None else described(recipe.head(plan.way)),
             "centred": recipe.centred,
+            "adapts": recipe.adapts,
+            "prox": recipe.prox,
             "breakdowns": recipe.breakdowns,
             "learning_rate": recipe.learning_rate,
         },

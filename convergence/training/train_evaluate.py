@@ -82,9 +82,10 @@ def train(
     watch       called with what was recorded of each iteration
     plan        the fields of `Plan`: iterations=250, seed=0, batch=4, bn="task", device="cpu", ...
 
-    Recorded of an iteration: iteration (from 1), loss (mean f_i at theta_K), direction_norm |d|, learning_rate,
-    breakdowns (tasks whose CG met p'Hp <= 0), calls of the oracle so far, seconds so far; of the first one peak_bytes;
-    where there is a validation its accuracy, ci95 and the lower level there (`Evaluation.lower`).
+    Recorded of an iteration: iteration (from 1), loss (mean f_i at theta_K; None where the method does not evaluate
+    f_i, as `Reptile`), direction_norm |d|, learning_rate, breakdowns (tasks whose CG met p'Hp <= 0), calls of the
+    oracle so far, seconds so far; of the first one peak_bytes; where there is a validation its accuracy, ci95 and the
+    lower level there (`Evaluation.lower`).
     The images of splits["test"] are never looked at; whether they suffice for an episode is.
 
     Raises ValueError on arguments that do not fit each other, too few images in any split, a folder in which another

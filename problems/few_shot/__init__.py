@@ -7,11 +7,12 @@ from problems.few_shot.heads import Head, PrototypeHead, RidgeHead, SoftmaxHead
 from problems.few_shot.image_set import ImageSet, Splits
 from problems.few_shot.normalisation import SEMANTICS, Semantics
 from problems.few_shot.problem import FewShot
-from problems.few_shot.whole_network import WholeNetwork
+from problems.few_shot.whole_network import Adapts, WholeNetwork
 
 __all__ = [
     "EMBEDDINGS",
     "SEMANTICS",
+    "Adapts",
     "Augmentation",
     "Conv4",
     "Embedding",

@@ -8,10 +8,24 @@ from functools import partial
 import pytest
 import torch
 
-from convergence import FOMAML, ITDBiO, MemoryReduced, Oracle, RunFailed, Status, run
+from convergence import (
+    ANIL,
+    BOIL,
+    FOMAML,
+    IMAML,
+    MAML,
+    ITDBiO,
+    MemoryReduced,
+    Oracle,
+    Reptile,
+    RunFailed,
+    Status,
+    run,
+)
 from convergence.chunks import Direction, direction_in_chunks
 from convergence.linear_solvers import ConjugateGradient
 from convergence.methods import ClosedForm
+from convergence.needs import require
 from convergence.recipes import RECIPES, Recipe
 from problems.few_shot import (
     Conv4,
@@ -56,7 +70,7 @@ def test_each_takes_a_step_at_the_cost_it_declares(name):
     found, oracle = direction(recipe, tasks=3)
     assert_moves(found, breakdowns=recipe.breakdowns)
     assert oracle.calls == recipe.method.declared_calls(3)
-    assert float(found.upper) > 0
+    assert float(found.upper) > 0 or (name == "reptile" and torch.isnan(found.upper))  # which never looks at f
 
 
 @by_name
@@ -73,8 +87,8 @@ def test_each_takes_a_step_in_mixed_precision_and_with_channels_last(name, optio
     exact, _ = direction(RECIPES[name], side=32)
     assert all(tensor.dtype == torch.float32 for tensor in found.direction.values())
     assert all(bool(torch.isfinite(tensor).all()) for tensor in found.direction.values())
-    if name == "published" or ("maml" in name and "autocast" in options):
-        return  # v of the one, and three steps of 0.5 on a whole network, make much of a rounding
+    if name == "published" or (name in ("maml", "fomaml", "imaml", "boil") and "autocast" in options):
+        return  # v of the one, and steps of 0.5 on a whole network, make much of a rounding
     flat, expected = (torch.cat([x.flatten() for x in each.direction.values()]) for each in (found, exact))
     cosine = float(flat @ expected / (flat.norm() * expected.norm()))
     assert cosine > (0.999 if "channels_last" in options else 0.8)
@@ -164,8 +178,13 @@ def test_the_settings_are_those_of_the_sources():
     assert {name: type(method) for name, method in methods.items()} == {
         "memory_reduced": MemoryReduced,
         "published": MemoryReduced,
-        **dict.fromkeys(("itd_bio", "anil", "maml"), ITDBiO),
+        "itd_bio": ITDBiO,
+        "anil": ANIL,
+        "maml": MAML,
         **dict.fromkeys(("fo_anil", "fomaml"), FOMAML),
+        "boil": BOIL,
+        "reptile": Reptile,
+        "imaml": IMAML,
         "protonet": ClosedForm,
         "r2d2": ClosedForm,
     }
@@ -175,13 +194,22 @@ def test_the_settings_are_those_of_the_sources():
     assert {
         n: (methods[n].lower_steps, methods[n].lower_step_size)
         for n in methods
-        if isinstance(methods[n], (ITDBiO, FOMAML))
+        if not isinstance(methods[n], (MemoryReduced, ClosedForm))
     } == {
         "itd_bio": (20, 0.1),
         "anil": (10, 0.1),
         "fo_anil": (10, 0.1),
         "maml": (3, 0.5),
         "fomaml": (3, 0.5),
+        "boil": (3, 0.5),
+        "reptile": (8, 0.1),
+        "imaml": (16, 0.05),
+    }
+    assert methods["imaml"].cg_steps == 5
+    assert {name: (recipe.adapts, recipe.prox) for name, recipe in RECIPES.items() if recipe.head is None} == {
+        **dict.fromkeys(("maml", "fomaml", "reptile"), ("all", 0.0)),
+        "boil": ("body", 0.0),
+        "imaml": ("all", 2.0),
     }
     heads = {name: recipe.head(5) for name, recipe in RECIPES.items() if recipe.head is not None}
     assert heads == {
@@ -194,7 +222,7 @@ def test_the_settings_are_those_of_the_sources():
         "r2d2": RidgeHead(way=5),
     }
     assert [name for name, recipe in RECIPES.items() if recipe.centred] == ["memory_reduced"]
-    assert [name for name, recipe in RECIPES.items() if recipe.breakdowns] == ["published"]
+    assert [name for name, recipe in RECIPES.items() if recipe.breakdowns] == ["published", "imaml"]
 
 
 @by_name
@@ -204,8 +232,10 @@ def test_the_problem_is_the_one_asked_for(name):
     problem = recipe.problem(episodes(), embedding=Conv4(4), **options)
     assert isinstance(problem, WholeNetwork if recipe.head is None else FewShot)
     assert (problem.autocast, problem.channels_last, problem.bn) == (torch.bfloat16, True, "task")
+    assert require(recipe.method, problem) is None
     if recipe.head is None:
-        with pytest.raises(ValueError, match="expected bn=\"task\" where all of the network adapts, got 'support'"):
+        assert (problem.adapts, problem.prox) == (recipe.adapts, recipe.prox)
+        with pytest.raises(ValueError, match="expected bn=\"task\" where the network itself adapts, got 'support'"):
             recipe.problem(episodes(), embedding=Conv4(4), bn="support")
     else:
         assert recipe.problem(episodes(), embedding=Conv4(4), bn="support").bn == "support"
@@ -245,7 +275,7 @@ def test_fields_that_a_head_does_not_have_are_refused_at_once():
     assert RECIPES["memory_reduced"].with_head(ridge=0.5).head(3) == SoftmaxHead(way=3, ridge=0.5)
     with pytest.raises(TypeError, match="ridge"):
         RECIPES["protonet"].with_head(ridge=0.5)
-    with pytest.raises(TypeError, match="expected a recipe with a head for ridge, got one that adapts all"):
+    with pytest.raises(TypeError, match="expected a recipe with a head for ridge, got one whose network adapts"):
         RECIPES["maml"].with_head(ridge=0.5)
     with pytest.raises(ValueError, match="expected ridge a finite number >= 0, got -1"):
         RECIPES["memory_reduced"].with_head(ridge=-1)

@@ -374,8 +374,25 @@ def test_wrong_arguments_are_named():
         tiny(recipe=RECIPE.varied(warm_start=True))
     with pytest.raises(ValueError, match="upper_step_size=None with an optimizer"):
         tiny(recipe=RECIPE.varied(upper_step_size=0.1))
-    with pytest.raises(ValueError, match='expected bn="task" where all of the network adapts'):
+    with pytest.raises(ValueError, match='expected bn="task" where the network itself adapts'):
         tiny(recipe=RECIPES["maml"], bn="running")
+
+
+def test_a_recipe_whose_problem_lacks_what_its_method_needs_is_refused_in_a_sentence_that_names_both():
+    for recipe, sentence in (
+        (
+            RECIPES["anil"].with_head(learned_start=False),
+            "depends on some tensors .* for ANIL, got FewShot, which has no",
+        ),
+        (
+            replace(RECIPES["maml"], head=RECIPES["anil"].with_head(learned_start=False).head),
+            "for MAML, got FewShot, wh",
+        ),
+        (replace(RECIPES["reptile"], adapts="body"), "to be the start theta_0 itself for Reptile, got WholeNetwork, "),
+        (replace(RECIPES["boil"], adapts="all"), "for BOIL, got WholeNetwork, which has no such two parts"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            tiny(recipe=recipe)
 
 
 @pytest.mark.gpu

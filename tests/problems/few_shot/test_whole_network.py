@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad
 
-from convergence import FOMAML, ITDBiO, Oracle, run
+from convergence import BOIL, FOMAML, IMAML, MAML, Oracle, Reptile, run
 from convergence.chunks import direction_in_chunks
 from problems import Parameters
 from problems.few_shot import Conv4, ResNet12, WholeNetwork
@@ -18,11 +18,14 @@ from tests.independent import assert_near
 from tests.problems.few_shot import independent
 from tests.problems.few_shot.tiny import drawn, episodes, singles, start
 
-METHOD = ITDBiO(lower_steps=3, lower_step_size=0.4)
+METHOD = MAML(lower_steps=3, lower_step_size=0.4)
 
 
-def whole_network(**options) -> WholeNetwork:
-    return WholeNetwork(episodes(**options), embedding=Conv4(4))
+LAST = ("last.weight", "last.bias")
+
+
+def whole_network(*, adapts: str = "all", prox: float = 0.0, **options) -> WholeNetwork:
+    return WholeNetwork(episodes(**options), embedding=Conv4(4), adapts=adapts, prox=prox)
 
 
 def loss(own: Parameters, images: Tensor, labels: Tensor) -> Tensor:
@@ -126,4 +129,92 @@ def test_replicas_together_equal_separate_runs():
     for r in range(2):
         alone = run(problem, method, iterations=2, batch=2, seed=1 + r)
         for name, tensor in alone.phi.items():
+            assert_near(together.phi[name][r], tensor, within=1e-9)
+
+
+# ---- a last layer that is shared
+
+
+def test_boil_adapts_the_body_and_learns_the_last_layer_through_its_steps():
+    problem = whole_network(adapts="body", queries=3)
+    phi, tasks, oracle = start(problem), drawn(problem), Oracle(problem)
+    assert problem.q == sum(tensor.numel() for name, tensor in phi.items() if name not in LAST)
+    directions, adapted_body = [], []
+    for support, y, query, labels in singles(tasks):
+
+        def bodies(own, support=support, y=y):
+            body = {name: tensor for name, tensor in own.items() if name not in LAST}
+            last = {name: own[name] for name in LAST}
+            for _ in range(2):
+                slopes = grad(lambda body, last=last: loss(body | last, support, y))(body)
+                body = {name: tensor - 0.4 * slopes[name] for name, tensor in body.items()}
+            return body | last
+
+        directions.append(grad(lambda own, at=bodies, x=query, z=labels: loss(at(own), x, z))(phi))
+        own = bodies(phi)
+        adapted_body.append(torch.cat([own[name].flatten() for name in problem.shapes]))
+    step = BOIL(lower_steps=2, lower_step_size=0.4).step(oracle, phi, tasks, None)
+    assert_near(step.theta, torch.stack(adapted_body), within=1e-10)
+    for name, tensor in independent.mean_over(directions).items():
+        assert_near(step.direction[name], tensor, within=1e-9)
+    assert float(step.direction["last.weight"].abs().max()) > 1e-3
+
+
+def test_the_accuracy_of_an_adapted_body_is_that_of_the_shared_last_layer():
+    problem = whole_network(adapts="body", queries=5)
+    phi, tasks, oracle = start(problem), drawn(problem), Oracle(problem)
+    z = oracle.features(phi, tasks)
+    theta = BOIL(lower_steps=1, lower_step_size=0.4).adapt(oracle, z, phi, tasks)
+    whole = torch.cat([theta, *(phi[name].flatten().expand(3, -1) for name in LAST)], -1)
+    with torch.no_grad():
+        assert torch.equal(problem.accuracy(z.value, theta, tasks), whole_network(queries=5).accuracy({}, whole, tasks))
+
+
+# ---- a start that theta is tied to
+
+
+def test_the_proximal_term_ties_theta_to_phi_and_gives_phi_an_implicit_gradient():
+    bare, tied = whole_network(), whole_network(prox=2.0)
+    phi, tasks, oracle = start(tied), drawn(tied), Oracle(tied)
+    theta = tied.theta0(phi, tasks) + 0.1 * torch.randn(3, tied.q, generator=torch.Generator().manual_seed(0)).double()
+    z = tied.embed(phi, tasks)
+    pull = (theta - tied.theta0(phi, tasks)).square().sum(-1)
+    assert_near(tied.lower(z, theta, tasks), bare.lower({}, theta, tasks) + pull, within=1e-12)
+    assert torch.equal(tied.upper(z, theta, tasks), bare.upper({}, theta, tasks))
+    # d = lambda v with v from N CG steps on Hhat + lambda I
+    step = IMAML(lower_steps=2, lower_step_size=0.05, cg_steps=1).step(oracle, phi, tasks, None)
+    flat = torch.cat([step.direction[name].flatten() for name in tied.shapes])
+    assert_near(flat, 2.0 * step.v.mean(0), within=1e-12)
+    assert float(flat.norm()) > 1e-3
+
+
+def test_reptile_goes_where_the_network_goes_and_not_by_its_queries():
+    problem = whole_network()
+    phi, tasks, oracle = start(problem), drawn(problem), Oracle(problem)
+    step = Reptile(lower_steps=2, lower_step_size=0.4).step(oracle, phi, tasks, None)
+    ends = [adapted(phi, support, y, steps=2) for support, y, _, _ in singles(tasks)]
+    for name, tensor in independent.mean_over(ends).items():
+        assert_near(step.direction[name], phi[name] - tensor, within=1e-10)
+    assert oracle.upper_values is None
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"adapts": "head"}, "expected adapts one of all, body, got 'head'"),
+        ({"prox": -1.0}, "expected prox a finite number >= 0, got -1.0"),
+    ],
+)
+def test_other_parts_and_a_negative_prox_are_refused(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        whole_network(**options)
+
+
+@pytest.mark.parametrize("options", [{"adapts": "body"}, {"prox": 2.0}])
+def test_replicas_together_equal_separate_runs_with_what_is_shared(options):
+    problem = whole_network(**options)
+    method = MAML(lower_steps=1, lower_step_size=0.1, upper_step_size=0.1)
+    together = run(problem, method, iterations=2, batch=2, seed=1, replicas=2)
+    for r in range(2):
+        for name, tensor in run(problem, method, iterations=2, batch=2, seed=1 + r).phi.items():
             assert_near(together.phi[name][r], tensor, within=1e-9)
