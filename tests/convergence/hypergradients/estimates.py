@@ -24,6 +24,31 @@ class FromCentre(ProxLogistic):
         return phi["centre"].unsqueeze(-2).expand(*lead, self.q)
 
 
+class Jittered(Problem):
+    """Stochastic in its features themselves: each draw scales phi anew, z = (1 + noise) phi, in both levels."""
+
+    q = 3
+
+    def __init__(self):
+        self.data = {"scale": torch.ones(4, 3, dtype=torch.float64), "c": normal(0, 4, 3)}
+
+    def draw(self, tasks: Tasks, rng: torch.Generator) -> Tasks:
+        noise = 0.3 * torch.randn(tasks.scale.shape, generator=rng, dtype=tasks.scale.dtype)
+        return Tasks(tasks.index, **{**tasks.tensors, "scale": tasks.scale + noise})
+
+    def phi0(self, rng: torch.Generator) -> Parameters:
+        return {"x": torch.randn(3, generator=rng, dtype=torch.float64)}
+
+    def embed(self, phi: Parameters, tasks: Tasks) -> Tensor:
+        return tasks.scale * phi["x"]
+
+    def lower(self, z: Tensor, theta: Tensor, tasks: Tasks) -> Tensor:
+        return ((theta - z).cosh() + 0.5 * (theta - tasks.c).square()).sum(-1)
+
+    def upper(self, z: Tensor, theta: Tensor, tasks: Tasks) -> Tensor:
+        return (theta.square() + z.sin() * theta).sum(-1)
+
+
 def somewhere(problem: Problem, seed: int, *lead: int) -> Parameters:
     """A phi with standard normal entries."""
     like = problem.phi0(torch.Generator())

@@ -33,6 +33,7 @@ from problems.few_shot import Conv4, WholeNetwork
 from tests.convergence.hypergradients.estimates import (
     LOWER,
     FromCentre,
+    Jittered,
     estimated,
     flat,
     k_step_objective,
@@ -126,9 +127,9 @@ def test_each_equals_central_differences_of_the_k_step_objective(problem, kind):
 
 
 @OVER_LOWER
-@pytest.mark.parametrize("problem", [*PROBLEMS, *STOCHASTIC])
+@pytest.mark.parametrize("problem", [*PROBLEMS, *STOCHASTIC, "jittered"])
 def test_all_agree_on_every_registered_problem_where_objectives_are_drawn_on_their_samples(problem, kind):
-    problem = (PROBLEMS | STOCHASTIC)[problem](1)
+    problem = Jittered() if problem == "jittered" else (PROBLEMS | STOCHASTIC)[problem](1)
     phi, lower = somewhere(problem, 5), LOWER[kind](4, 0.05)
     expected, of_unrolling = estimated(problem, phi, Unrolled(), lower)
     for name, estimator in THROUGH_STEPS.items():

@@ -29,6 +29,7 @@ class Given(Oracle):
         drawn = make(torch.Generator())
         assert drawn.shape == self.directions.shape
         assert bool((drawn.abs() == 1).all())
+        self.drawn = drawn
         return self.directions
 
 
@@ -84,6 +85,12 @@ def test_directions_are_drawn_for_each_replica_by_its_seed_and_iteration_and_hav
         d = flat(estimated(SMALL, phi, ForwardGradient(1), lower, oracle=later)[0].direction)
         signs.add(tuple((d.sign() * d.sign()[0]).tolist()))
     assert len(signs) > 1
+
+
+def test_the_directions_of_an_estimate_are_drawn_apart():
+    oracle = Given(SMALL, torch.ones(64, 3))
+    estimated(SMALL, somewhere(SMALL, 1), ForwardGradient(64), GradientDescent(1, 0.1), oracle=oracle)
+    assert len(torch.unique(oracle.drawn, dim=0)) == 8  # one of the 8 is left out with probability 8 (7/8)^64 < 2e-3
 
 
 def test_the_memory_of_a_direction_does_not_hold_p_times_q_numbers():
