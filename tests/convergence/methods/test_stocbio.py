@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from convergence import StocBiO, run
+from convergence import Oracle, StocBiO, run
 from convergence.methods.alternating import State
+from problems import Noisy
 from tests.convergence.methods.in_numpy import (
     TERMS,
     all_terms,
     assert_alternates,
     assert_unbiased,
     quadratic,
+    step_from,
     step_size_of,
     tasks_of,
 )
@@ -39,6 +41,20 @@ def test_the_mean_of_a_noisy_step_is_the_exact_one():
     levels = {"lower": 0.5, "upper": 0.5, "upper_phi": 0.5, "hessian": 0.5, "cross": 0.3}
     method = StocBiO(lower_steps=1, terms=TERMS, upper_step_size=0.3)
     assert_unbiased(method, problem, levels, State(0, normal(1, 3, 4)), {"phi": normal(3, 2)})
+
+
+def test_each_product_sees_a_sample_of_its_own():
+    # one sample for all products would add the order of eta^2 E|Xi|^2 = 0.25 of the mean
+    problem, phi, count = quadratic(), {"phi": normal(3, 2)}, 20_000
+    method = StocBiO(lower_steps=0, terms=TERMS, linear_step_size=0.25, upper_step_size=0.3)
+    theta = normal(1, 3, 4)
+    expected = step_from(method, problem, phi, State(0, theta)).v
+    oracle = Oracle(Noisy(problem, hessian=2.0), replicas=count, seeds=range(count))
+    many = {"phi": phi["phi"].expand(count, 2)}
+    v = method.step(oracle, many, oracle.pool, State(0, theta.expand(count, 3, 4))).v
+    error = v.std(0) / count**0.5
+    assert float(error.max()) < 0.02 * float(expected.abs().max())
+    assert float(((v.mean(0) - expected) / error).abs().max()) < 6
 
 
 def test_the_bias_of_the_series_is_where_it_ends():
