@@ -52,8 +52,8 @@ class SABA(SingleLoop):
 
     its mean over j is that of X, whatever is in the table, and it is X itself once the table is that of the limit.
 
-    lower_step_size, linear_step_size, lower_decay, upper_step_size, upper_decay   as in `SingleLoop`. 2 / (L + mu), which
-    None takes, may be too large: what SAGA is known to allow is about 1 / (3 L), L of single blocks
+    lower_step_size, linear_step_size, lower_decay, upper_step_size, upper_decay   as in `SingleLoop`. The
+    2 / (L + mu) that None takes may be too large: SAGA is known to allow about 1 / (3 L), L of single blocks
 
     Cost a task and iteration: one lower gradient, HVP, cross product and upper gradient of one block, and a mean over
     its tables. Memory: the tables hold M [ n (2 q + p) + m (q + p) ] numbers beside the 2 M q of theta and v.
