@@ -55,6 +55,34 @@ class Series(NamedTuple):
 METHODS = {
     "memory_reduced": Series(BLUE, "o", "memory-reduced"),
     "unrolled": Series(VERMILION, "s", "unrolled"),
+    # The catalogue: the colour says the family, the marker which of it
+    "aid_bio": Series(SKY, "P", "AID-BiO"),
+    "imaml": Series(SKY, "v", "iMAML"),
+    "itd_bio": Series(VERMILION, "s", "ITD-BiO"),
+    "maml": Series(VERMILION, "x", "MAML"),
+    "hf_maml": Series(VERMILION, "^", "HF-MAML"),
+    "anil": Series(VERMILION, "D", "ANIL"),
+    "boil": Series(VERMILION, "v", "BOIL"),
+    "bsa": Series(PURPLE, "s", "BSA"),
+    "stocbio": Series(PURPLE, "^", "stocBiO"),
+    "ttsa": Series(PURPLE, "D", "TTSA"),
+    "alset": Series(PURPLE, "v", "ALSET"),
+    "soba": Series(GREEN, "o", "SOBA"),
+    "stable": Series(GREEN, "D", "STABLE"),
+    "saba": Series(ORANGE, "s", "SABA"),
+    "srba": Series(ORANGE, "^", "SRBA"),
+    "fomaml": Series(GREY, "x", "FOMAML"),
+    "reptile": Series(GREY, "s", "Reptile"),
+    "f2sa": Series(GREY, "^", "F2SA"),
+}
+METHOD_FAMILIES = {
+    BLUE: "the paper's",
+    SKY: "implicit, CG",
+    PURPLE: "implicit, series",
+    GREEN: "single loop",
+    ORANGE: "variance reduced",
+    VERMILION: "unrolled",
+    GREY: "first order",
 }
 FAMILIES = {
     "huber": Series(BLUE, "o", "Huber"),
@@ -97,6 +125,18 @@ BIASES = {
     "Richardson": Series(ORANGE, "v", "Richardson"),
     "forward gradient": Series(VERMILION, "s", "forward gradient"),
     "sampled Neumann": Series(GREEN, "^", "sampled Neumann"),
+}
+RATES = {
+    "memory_reduced": METHODS["memory_reduced"],
+    "aid_bio": Series(BLACK, "+", "AID-BiO"),
+    "stable": Series(GREEN, "s", "STABLE"),
+    "soba": Series(ORANGE, "D", "SOBA"),
+    "saba": Series(VERMILION, "v", "SABA"),
+    "srba": Series(PURPLE, "P", "SRBA"),
+    "bsa": Series(GREY, "x", "BSA"),
+    "ttsa": Series(SKY, "^", "TTSA"),
+    "alset": Series(BLUE, "*", "ALSET"),
+    "f2sa": Series(PURPLE, "h", "F2SA"),
 }
 # The next ones are indexed by the code in the evidence
 SAMPLINGS = (Series(VERMILION, "s", "without replacement"), Series(BLUE, "o", "i.i.d."))

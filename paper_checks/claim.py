@@ -378,6 +378,20 @@ def slope_is(quantity: str, slope: Slope, value: float, *, half_width: float) ->
     return _compare(quantity, slope.value, "= within its interval", value, outcome, said, interval)
 
 
+def slope_at_most(quantity: str, slope: Slope, value: float, *, half_width: float) -> Comparison:
+    """Not all of the slope's interval lies above the value: consistent with the bound; a wide one is INCONCLUSIVE."""
+    interval = (slope.low, slope.high)
+    if not slope.low <= value:
+        outcome, said = Outcome.VIOLATED, f"the interval [{slope.low:.4f}, {slope.high:.4f}] lies above {value:.4g}"
+    elif slope.half_width > half_width:
+        outcome = Outcome.INCONCLUSIVE
+        said = f"half-width {slope.half_width:.3f}, needed {half_width}: more seeds or iterations"
+    else:
+        outcome = Outcome.HOLDS
+        said = f"consistent with {value:.4g}; half-width {slope.half_width:.4f} <= {half_width}"
+    return _compare(quantity, slope.value, "<= within its interval", value, outcome, said, interval)
+
+
 def _compare(
     quantity: str,
     measured: float,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -86,20 +86,32 @@ class Noisy(Wrapper):
 
     def has(self, closed_form: str) -> bool:
         """Whether the problem inside overrides it and noise leaves it right; `draw` is given here."""
-        if closed_form == "draw_replicas" or (closed_form == "lower_inverse_hvp" and self.levels["hessian"]):
+        if closed_form == "lower_inverse_hvp" and self.levels["hessian"]:
             return False
+        if closed_form == "draw_replicas":
+            return not super().has("draw")  # else the problem inside draws from the same generators
         return closed_form == "draw" or super().has(closed_form)
 
     def draw(self, tasks: Tasks, rng: torch.Generator) -> Tasks:
         """The same tasks with fresh noise in each; drawn in float64, whatever the tasks' dtype."""
-        tasks = self.problem.draw(tasks, rng)
+        return self._with_noise(self.problem.draw(tasks, rng), lambda shape: _normal(shape, rng))
+
+    def draw_replicas(self, tasks: Tasks, rngs: Sequence[torch.Generator]) -> Tasks:
+        """`draw` with each generator, stacked; what all replicas share is not copied."""
+        index = tasks.index.expand(len(rngs), *tasks.index.shape[-1:])
+        more = index.shape[: index.dim() - tasks.index.dim()]
+        wide = Tasks(index, **{name: x.expand(*more, *x.shape) for name, x in tasks.tensors.items()})
+        return self._with_noise(wide, lambda shape: torch.stack([_normal(shape[1:], rng) for rng in rngs]))
+
+    def _with_noise(self, tasks: Tasks, normal: Callable[[tuple[int, ...]], Tensor]) -> Tasks:
+        """The tasks and their noise, made of the normal numbers of each level in turn."""
         dtype = next((x.dtype for x in tasks.tensors.values() if x.is_floating_point()), torch.get_default_dtype())
         noise: dict[str, Tensor] = {}
         for level, size in self._sizes.items():
             if not self.levels[level]:
                 continue
             # E|noise|^2 = level^2 for vectors; for matrices a column has that mean square
-            drawn = torch.randn(*tasks.index.shape, *size, generator=rng, dtype=torch.float64) / math.sqrt(size[0])
+            drawn = normal((*tasks.index.shape, *size)) / math.sqrt(size[0])
             if level == "hessian":  # row i of G + G' has the variances 2, and 4 on the diagonal: 2 (q + 1) in all
                 drawn = (drawn + drawn.mT) * math.sqrt(size[0] / (2 * (size[0] + 1)))
             noise[f"noise_{level}"] = (self.levels[level] * drawn).to(tasks.index.device, dtype)
@@ -200,6 +212,10 @@ class Noisy(Wrapper):
         pieces = vector.split([shape.numel() for shape in self._shapes.values()], -1)
         named = zip(self._shapes.items(), pieces, strict=True)
         return {name: gradient[name] + piece.reshape(*piece.shape[:-1], *shape) for (name, shape), piece in named}
+
+
+def _normal(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    return torch.randn(*shape, generator=rng, dtype=torch.float64)
 
 
 def _lead(tensor: Tensor, shape: torch.Size) -> torch.Size:

@@ -63,6 +63,34 @@ def method_bias(n):
     }
 
 
+def method_rates(n):
+    rng = np.random.default_rng(3)
+    T = 2 ** np.arange(6, 6 + n)
+    seeds = rng.uniform(0.5, 1.5, (n, 20))
+    noisy = (("soba", 0.5), ("alset", 0.5), ("ttsa", 0.4), ("f2sa", 2 / 7))
+    fast = np.stack([seeds / T[:, None], 0.8 * seeds / T[:, None]])
+    names = ["memory_reduced", "soba", "saba"]
+    sums = {"sum_names": ["soba", "saba", "srba"], "sum_T": T, "sum_start": 0.4}
+    sums |= {"sum_mean": np.concatenate([fast[:1] + 0.02, fast]), "sum_late": np.ones((3, n, 20))}
+    floors = {"floor_names": ["maml", "bsa"], "floor_T": T, "floor_mean": np.ones((2, n, 20))}
+    return floors | sums | {
+        "worst_names": names,
+        "worst_T": T,
+        "worst_iterates": np.stack([T, T + 1.0, T + 1.0]),
+        "worst_level": 2 / T,
+        "floor_law": np.ones(2),
+        "floor_drawn": [False, True],
+        "noisy_names": [name for name, _ in noisy],
+        "noisy_T": T,
+        "noisy_start": 6.0,
+        "noisy_mean": np.stack([(1 + 0.1 * k) * seeds * T[:, None] ** -rate for k, (_, rate) in enumerate(noisy)]),
+        "noisy_rate": [rate for _, rate in noisy],
+        "noisy_attained": [True, True, False, False],
+        "noisy_missing": np.array([], str),
+        "noisy_half_width": 0.1,
+    }
+
+
 def certificate(n):
     rng = np.random.default_rng(1)
     certified = 10 ** rng.uniform(-4, 1, 6 * n)
@@ -374,6 +402,7 @@ MAKERS = {
         sample_complexity,
         memory,
         method_bias,
+        method_rates,
         few_shot_cost,
         few_shot_assumption,
         few_shot_accuracy,

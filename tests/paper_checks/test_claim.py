@@ -23,6 +23,7 @@ from paper_checks.claim import (
     mean_vector_equals,
     missing,
     parse,
+    slope_at_most,
     slope_is,
     worst,
 )
@@ -99,6 +100,14 @@ def test_a_slope_is_accepted_refuted_or_called_too_wide():
     assert slope_is("s", Slope(1.0, 0.99, 1.01, 1.0), 1.0, half_width=0.02).outcome is HOLDS
     assert slope_is("s", Slope(0.9, 0.89, 0.91, 1.0), 1.0, half_width=0.02).outcome is VIOLATED
     assert slope_is("s", Slope(1.0, 0.9, 1.1, 1.0), 1.0, half_width=0.02).outcome is INCONCLUSIVE
+
+
+def test_a_slope_below_its_bound_is_accepted_and_one_whole_interval_above_it_refuted():
+    assert slope_at_most("s", Slope(-1.0, -1.01, -0.99, 1.0), -0.5, half_width=0.02).outcome is HOLDS
+    assert slope_at_most("s", Slope(-0.495, -0.505, -0.485, 1.0), -0.5, half_width=0.02).outcome is HOLDS
+    assert slope_at_most("s", Slope(-0.4, -0.41, -0.39, 1.0), -0.5, half_width=0.02).outcome is VIOLATED
+    assert slope_at_most("s", Slope(-1.0, -1.1, -0.9, 1.0), -0.5, half_width=0.02).outcome is INCONCLUSIVE
+    assert slope_at_most("s", Slope(math.nan, math.nan, math.nan, 1.0), -0.5, half_width=0.1).outcome is VIOLATED
 
 
 def test_a_slope_that_is_not_a_number_is_refuted_and_recorded_without_it():

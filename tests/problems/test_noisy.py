@@ -214,6 +214,21 @@ def test_replicas_are_computed_each_for_itself(name, own):
                 assert_near(whole[r], single, within=1e-12)
 
 
+@pytest.mark.parametrize("name", INSIDE)
+@pytest.mark.parametrize("index", [None, [[0, 2], [1, 1]]], ids=["pool", "own-tasks"])
+def test_what_is_drawn_for_all_replicas_at_once_is_what_each_draws(name, index):
+    problem = Noisy(INSIDE[name](), **LEVELS)
+    assert problem.has("draw_replicas")
+    tasks = problem.sample(None, torch.Generator()) if index is None else problem.select(torch.tensor(index))
+    together = problem.draw_replicas(tasks, [torch.Generator().manual_seed(r) for r in (5, 6)])
+    for r, seed in enumerate((5, 6)):
+        alone = tasks if index is None else problem.select(torch.tensor(index[r]))
+        single = problem.draw(alone, torch.Generator().manual_seed(seed))
+        assert torch.equal(together.index[r], single.index)
+        assert together.tensors.keys() == single.tensors.keys()
+        assert all(torch.equal(together.tensors[key][r], single.tensors[key]) for key in single.tensors)
+
+
 # ---- solutions
 
 

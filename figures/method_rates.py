@@ -1,0 +1,98 @@
+"""Rates of published methods: worst case, noise, finite sums, and the fitted exponents beside the declared ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from convergence.rates import log_log_slope
+from figures.marks import band, dashed, describe, key, legend, measured, panels, predicted
+from figures.style import BLACK, GREY, RATES, SMALL_SIZE, Array, Evidence, Series, paper_style
+
+BANDS = ("soba", "f2sa", "saba")  # drawn for these alone: those of the others lie over them
+MEAN = r"mean over $t < T$ of $\|\nabla\Phi(\phi_t)\|^2$"
+# kind -> what its rows are called, and where on the axis of exponents there is room to say so
+KINDS = {"worst": ("worst case", -0.62), "noisy": ("noise", -0.98), "sum": ("finite sums", -0.62)}
+
+
+@paper_style()
+def draw(evidence: Evidence) -> Figure:
+    """a: iterates at the level of a worst case; b: means with noise, c: on finite sums; d: exponents."""
+    figure, (worst, noise, sums, exponents) = panels(2, 2, height=6.2)
+    _worst_case(worst, evidence)
+    _noise(noise, evidence)
+    _sums(sums, evidence)
+    _exponents(exponents, evidence)
+    return figure
+
+
+def _series(name: str) -> Series:
+    return RATES.get(str(name), Series(GREY, "x", str(name)))
+
+
+def _worst_case(axes: Axes, e: Evidence) -> None:
+    T = e["worst_T"]
+    for name, iterates in zip(e["worst_names"], e["worst_iterates"], strict=True):
+        left = np.isfinite(iterates)
+        measured(axes, T[left], (iterates / T)[left], _series(name))
+    predicted(axes, T, np.ones(len(T)))
+    share = r"iterates with $\|\nabla\Phi\|^2 \geq 2 L_\Phi \Delta / T$, over $T$"
+    describe(axes, x="upper iterations $T$", y=share, logarithmic="x")
+    legend(axes, dashed("gradient descent"), columns=2)
+
+
+def _noise(axes: Axes, e: Evidence) -> None:
+    T, start = e["noisy_T"], e["noisy_start"]
+    for name, means, rate in zip(e["noisy_names"], e["noisy_mean"], e["noisy_rate"], strict=True):
+        series = _series(name)
+        if name in BANDS:
+            band(axes, T, means, series.colour)
+        measured(axes, T, means.mean(-1), series)
+        predicted(axes, T, start / 2 * (T / T[0]) ** -rate, series.colour)
+    describe(axes, x="upper iterations $T$", y=MEAN, logarithmic="xy")
+    legend(axes, dashed(r"$T^{-r}$, $r$ as declared"), columns=2)
+
+
+def _sums(axes: Axes, e: Evidence) -> None:
+    T = e["sum_T"]
+    for name, means in zip(e["sum_names"], e["sum_mean"], strict=True):
+        if name in BANDS:
+            band(axes, T, means, _series(name).colour)
+        measured(axes, T, means.mean(-1), _series(name))
+    predicted(axes, T, e["sum_start"] / T)
+    describe(axes, x="upper iterations $T$", y=MEAN, logarithmic="xy")
+    legend(axes, dashed("$T^{-1}$"), columns=2)
+
+
+def _exponents(axes: Axes, e: Evidence) -> None:
+    """A row for each method and setting: the fitted exponent, its interval over seeds, and what is declared."""
+    rows = list(_rows(e))
+    for place, (_, series, declared, x, y) in enumerate(rows):
+        if len(x) > 1:
+            slope = log_log_slope(x, y)
+            axes.plot([slope.low, slope.high], [place, place], color=series.colour, linewidth=0.8)
+            measured(axes, [slope.value], [place], series, label="")
+        predicted(axes, [declared, declared], [place - 0.4, place + 0.4])
+    for kind, (text, where) in KINDS.items():
+        own = [place for place, row in enumerate(rows) if row[0] == kind]
+        if own:
+            axes.text(where, float(np.mean(own[:2])), text, fontsize=SMALL_SIZE, va="center")
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    describe(axes, x="fitted exponent of $T$", y="method")
+    axes.set_yticks(range(len(rows)), [row[1].label for row in rows])
+    legend(axes, key(Series(BLACK, "o", "fitted, 99 % interval")), dashed("declared"), columns=2)
+
+
+def _rows(e: Evidence) -> Iterator[tuple[str, Series, float, Array, Array]]:
+    """(kind, series, declared exponent, x, y) of every method that has an exponent there."""
+    for name, iterates in zip(e["worst_names"], e["worst_iterates"], strict=True):
+        if np.isfinite(iterates).all():
+            yield "worst", _series(name), -1.0, iterates, e["worst_level"]
+    for name, rate, means in zip(e["noisy_names"], e["noisy_rate"], e["noisy_mean"], strict=True):
+        yield "noisy", _series(name), -float(rate), e["noisy_T"], means
+    for name, means in zip(e["sum_names"], e["sum_mean"], strict=True):
+        if name != "soba":
+            yield "sum", _series(name), -1.0, e["sum_T"], means
