@@ -11,10 +11,10 @@ help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 verify: $(VENV)/ready ## every claim at smoke scale: table, report.html, figures in $(OUT)/
-	$(RUN) -m paper_checks --scale smoke --out $(OUT)
+	$(RUN) -m paper_checks --scale smoke --jobs 2 --out $(OUT)
 
 paper: $(VENV)/ready ## every claim at paper scale
-	$(RUN) -m paper_checks --scale paper --out $(OUT)
+	$(RUN) -m paper_checks --scale paper --jobs 2 --out $(OUT)
 
 test: $(VENV)/ready ## the test suite
 	$(RUN) -m pytest -n 2

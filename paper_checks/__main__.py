@@ -7,12 +7,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
-from rich.status import Status
 from rich.table import Table
-from threadpoolctl import threadpool_limits
 from typer.core import TyperGroup
 
 from convergence import command_line, resolve_device
@@ -22,6 +19,7 @@ from paper_checks import CLAIMS, Outcome, Setting, Verdict
 from paper_checks import falsify as search
 from paper_checks.bounds import BOUNDS
 from paper_checks.claim import worst
+from paper_checks.judging import one_by_one, side_by_side, use_threads
 from paper_checks.report import Output, number, require_writable
 
 COLOURS = {Outcome.HOLDS: "green", Outcome.VIOLATED: "bold red", Outcome.INCONCLUSIVE: "yellow"}
@@ -81,6 +79,7 @@ def run(
     threads: Annotated[
         int, typer.Option(help="Of torch and of numpy on a CPU; small arrays gain nothing from more.")
     ] = 1,
+    jobs: Annotated[int, typer.Option(help="Claims at a time, each in a process of its own.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder for verdicts.json, report.html, figures, evidence.")] = Path(
         "verdicts"
     ),
@@ -91,37 +90,29 @@ def run(
     """
     claims = [named(CLAIMS, name, "claim") for name in dict.fromkeys(names or CLAIMS)]
     resolve_device(device)
-    _use_threads(integer("--threads", threads, least=1))
+    threads, jobs = integer("--threads", threads, least=1), min(integer("--jobs", jobs, least=1), len(claims))
+    use_threads(threads)
     integer("--seed", seed, least=0)
     setting = Setting(scale=scale.value, seed=seed, device=device)
-    output = Output(out)
+    output = Output(out, [claim.name for claim in claims])
     console = Console()
     verdicts: list[Verdict] = []
-    for number_of, claim in enumerate(claims, 1):
-        heading = f"{claim.name} ({number_of} of {len(claims)})"
-        with console.status(f"{heading}: {claim.title}") as status:
-
-            def report(what: str, status: Status = status, heading: str = heading) -> None:
-                status.update(f"{heading}: {what}")
-
-            try:
-                verdict, evidence = claim.verdict(replace(setting, report=report))
-            except ValueError as error:  # of the claim, not of these options
-                raise RuntimeError(f"{claim.name} could not be judged: {error}") from error
+    with console.status("") as status:
+        if jobs == 1:
+            judged = one_by_one(claims, setting, status.update)
+        else:
+            judged = side_by_side(claims, setting, status.update, jobs=jobs, threads=threads)
+        for claim, verdict, evidence in judged:
             output.add(claim, verdict, evidence)
             output.write(setting)  # after each claim: what is finished is kept
-        verdicts.append(verdict)
-        colour = COLOURS[verdict.outcome]
-        console.print(f"[{colour}]{verdict.outcome:<13}[/] {claim.name} ({verdict.seconds:.1f} s)", highlight=False)
+            verdicts.append(verdict)
+            colour = COLOURS[verdict.outcome]
+            console.print(f"[{colour}]{verdict.outcome:<13}[/] {claim.name} ({verdict.seconds:.1f} s)", highlight=False)
+    order = {claim.name: place for place, claim in enumerate(claims)}
+    verdicts.sort(key=lambda verdict: order[verdict.claim])
     console.print(_table(verdicts, wide=console.width >= 110))
     console.print(f"{output.folder / 'report.html'}", soft_wrap=True)
     raise typer.Exit(EXIT_CODES[worst(verdict.outcome for verdict in verdicts)])
-
-
-def _use_threads(count: int) -> None:
-    """Of torch, and of numpy's linear algebra: two of its threads on a busy machine wait for each other."""
-    torch.set_num_threads(count)
-    threadpool_limits(count)
 
 
 @app.command(epilog="Exit status: 0 no bound is exceeded, 1 one is, 2 wrong usage.")
@@ -139,7 +130,7 @@ def falsify(
     Examples: python -m paper_checks falsify cg_rate --budget 20 | ... falsify cg_rate --replay worst/cg_rate.json
     """
     bounds = named(BOUNDS, claim, "claim with a bound")
-    _use_threads(1)
+    use_threads(1)
     integer("--seed", seed, least=0)
     if not budget > 0:
         raise ValueError(f"expected --budget a number of seconds > 0, got {budget}")

@@ -44,6 +44,10 @@ def worst(outcomes: Iterable[Outcome]) -> Outcome:
     return Outcome.HOLDS if outcomes else Outcome.INCONCLUSIVE
 
 
+def silent(what: str) -> None:
+    """Hear nothing of what is being measured."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """How a claim is run: `scale`, `seed`, `device`, and the `method` under judgement.
@@ -56,7 +60,7 @@ class Setting:
     seed: int = 0
     device: str = "cpu"
     method: Callable[..., Any] = MemoryReduced
-    report: Callable[[str], None] = field(default=lambda text: None, repr=False, compare=False)
+    report: Callable[[str], None] = field(default=silent, repr=False, compare=False)
 
     def pick(self, smoke: T, paper: T) -> T:
         """The value for this scale."""

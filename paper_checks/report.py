@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import re
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,14 @@ from paper_checks.falsify import Worst, load
 class Output:
     """A folder that is filled claim by claim; every file appears whole or not at all.
 
+    order   the names of the claims to come, as they are to stand in the report
+
     Raises ValueError where the folder cannot be made or written, before anything is run.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, order: Sequence[str]):
         self.folder = folder
+        self._order = tuple(order)
         require_writable(folder / "evidence", named=folder)
         self._entries: list[dict[str, Any]] = []
 
@@ -55,7 +59,8 @@ class Output:
         self._entries.append({"claim": claim, "verdict": verdict, "record": record, "figure": figure})
 
     def write(self, setting: Setting) -> None:
-        """Write verdicts.json and report.html of the claims added so far."""
+        """Write verdicts.json and report.html of the claims added so far, in the order asked for."""
+        self._entries.sort(key=lambda entry: self._order.index(entry["claim"].name))
         write_atomically(self.folder / "verdicts.json", _json([entry["record"] for entry in self._entries]))
         write_atomically(self.folder / "report.html", page(self._entries, setting).encode())
 

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 
+import numpy as np
 import pytest
 
 import paper_checks.__main__ as command
@@ -133,3 +134,23 @@ def _ones():
     import numpy as np
 
     return np.ones(1)
+
+
+def test_claims_judged_side_by_side_are_those_judged_one_by_one(monkeypatch, capsys, tmp_path):
+    names = ("memory", "cg_rate")
+    for jobs in (1, 2):
+        code, out, _ = call(monkeypatch, capsys, *names, "--jobs", jobs, "--out", tmp_path / str(jobs))
+        assert code == 0
+        assert all(name in out for name in names)
+    alone, beside = (json.loads((tmp_path / str(jobs) / "verdicts.json").read_text()) for jobs in (1, 2))
+    assert [verdict["claim"] for verdict in beside] == list(names)
+    for one, other in zip(alone, beside, strict=True):
+        assert one | {"seconds": 0} == other | {"seconds": 0}
+    for name in names:
+        found = [np.load(tmp_path / str(jobs) / "evidence" / f"{name}.npz") for jobs in (1, 2)]
+        assert all(np.array_equal(found[0][key], found[1][key]) for key in found[0].files)
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "x"])
+def test_jobs_are_at_least_one(monkeypatch, capsys, tmp_path, jobs):
+    assert call(monkeypatch, capsys, "cg_rate", "--jobs", jobs, "--out", tmp_path / "out")[0] == 2
