@@ -35,19 +35,23 @@ def panels(
     figure = Figure(figsize=(FULL_WIDTH, height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, width_ratios=ratios, sharey=sharey)
     for axes, letter in zip(grid.flat, "abcdef", strict=False):
-        # Left of the axes, above their tick labels: the room above the axes is the legend's
-        axes.annotate(
-            letter,
-            xy=(0, 1),
-            xycoords="axes fraction",
-            xytext=(-8, 7),
-            textcoords="offset points",
-            ha="right",
-            va="bottom",
-            fontsize=LABEL_SIZE + 1,
-            fontweight="bold",
-        )
+        lettered(axes, letter)
     return figure, list(grid.flat)
+
+
+def lettered(axes: Axes, letter: str) -> None:
+    """Left of the axes, above their tick labels: the room above the axes is the legend's."""
+    axes.annotate(
+        letter,
+        xy=(0, 1),
+        xycoords="axes fraction",
+        xytext=(-8, 7),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        fontsize=LABEL_SIZE + 1,
+        fontweight="bold",
+    )
 
 
 def describe(axes: Axes, *, x: str, y: str, logarithmic: str = "", counts: str = "") -> None:

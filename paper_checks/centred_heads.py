@@ -50,7 +50,7 @@ class DenseHeads(Dense):
         return _losses(self._train, theta).mean(-1) + self.prox / 2 * (pull * pull).sum(-1)
 
     def lower_derivatives(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """A'(p - 1) / n + prox (theta - phi), and A'diag(p (1 - p)) A / n + prox I; A_j = y_j x_j, p = sigmoid(A theta)."""
+        """A'(p - 1) / n + prox (theta - phi), A'diag(p (1 - p)) A / n + prox I; A_j = y_j x_j, p = sigmoid(A theta)."""
         A = self._train
         p = _probabilities(A, theta)
         slope = _mean_row(A, p - 1) + self.prox * (theta - self.phi.unsqueeze(-2))

@@ -63,6 +63,26 @@ def method_bias(n):
     }
 
 
+def method_comparison(n):
+    names = ["memory_reduced", "itd_bio", "fomaml", "soba", "saba", "anil"]
+    floor = np.array([np.nan, 1e-2, 1.0, np.nan, np.nan, np.nan])
+    factor = np.array([10.0, 3.0, 3.0, 5.0, 4.0, 1.0])
+    steps, seeds = np.arange(8 * n), np.linspace(0.8, 1.25, 10)
+    falling = np.maximum(5 * factor[:, None] ** -steps, np.nan_to_num(floor, nan=1e-32)[:, None])[..., None] * seeds
+    found = {"methods": names, "titles": names, "exact": np.isnan(floor), "floor": floor, "auc_bound": 0.75}
+    found |= {"arenas": ["quadratic", "representation", "logistic", "cleaning"], "memory_K": [5, 10, 20, 40]}
+    refused = {"quadratic": (4, 5), "representation": (2, 4, 5), "logistic": (5,), "cleaning": (2, 5)}
+    for arena, rows in refused.items():
+        sentence = np.array(["" if k not in rows else "expected a finite sum, got none" for k in range(len(names))])
+        spent = 80.0 * np.outer(1 + np.arange(len(names)), steps)
+        found |= {f"{arena}_refused": sentence, f"{arena}_evaluations": spent, f"{arena}_square": falling}
+        found[f"{arena}_bound"] = 1e-20 if arena in ("quadratic", "representation") else 0.25
+    growth = np.array([0.0, 4096, 0, 0, np.nan, np.nan])[:, None]
+    found |= {"memory_peak": 2e4 + growth * np.array([5, 10, 20, 40]), "memory_law": ["flat", "linear", *4 * ["flat"]]}
+    found["cleaning_auc"] = 0.5 + 0.4 * (1 - 2.0 ** -steps)[None, :, None] * factor[:, None, None] / 10 * np.sqrt(seeds)
+    return found | {"quadratic_iterations": np.full(6, 100.0), "quadratic_seconds": 1e-3 * (1 + np.arange(6))}
+
+
 def method_rates(n):
     rng = np.random.default_rng(3)
     T = 2 ** np.arange(6, 6 + n)
@@ -403,6 +423,7 @@ MAKERS = {
         memory,
         method_bias,
         method_rates,
+        method_comparison,
         few_shot_cost,
         few_shot_assumption,
         few_shot_accuracy,

@@ -1,0 +1,243 @@
+"""Every method of the catalogue on one page: what it attains, after how many evaluations, in what time and memory."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from figures.marks import DASHES, dashed, describe, lettered, level, predicted, shared_legend
+from figures.style import (
+    BLACK,
+    EXACT,
+    FULL_WIDTH,
+    GREY,
+    METHOD_FAMILIES,
+    METHODS,
+    SMALL_SIZE,
+    Array,
+    Evidence,
+    Series,
+    paper_style,
+    power_of_ten,
+)
+
+LEAST = 1e-33  # on the axes: rounding may leave exactly zero
+MOST = 1e3  # beyond it a run has diverged
+CHANCE = 0.5
+KIB = 1024
+REACHED = {1e-2: (2.0, True), 1e-4: (4.5, False), 1e-8: (4.5, True)}  # of the first |grad Phi|^2: size, filled?
+_ROW = 0.158  # inches
+
+
+@paper_style()
+def draw(evidence: Evidence) -> Figure:
+    """a-c: |grad Phi|^2; d: detection of wrong labels; e: seconds; f: bytes; g: what it takes, method by method."""
+    names = [str(name) for name in evidence["methods"]]
+    rows = _order(names)
+    heights = (4.35, 0.65 + _ROW * (len(rows) + 1))
+    figure = Figure(figsize=(FULL_WIDTH, sum(heights) + 0.85), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=heights)
+    grid = above.subplot_mosaic([["a", "b", "c"], ["d", "e", "f"]])
+    grid["g"] = below.add_axes((0.155, 0.6 / heights[1], 0.43, 1 - 0.85 / heights[1]))  # right of it stand the columns
+    for letter, axes in grid.items():
+        lettered(axes, letter)
+    for letter, arena in zip("abc", ("quadratic", "representation", "logistic"), strict=True):
+        _over_evaluations(grid[letter], evidence, names, arena)
+    _floors(grid["a"], evidence, names)
+    _detection(grid["d"], evidence, names)
+    _over_seconds(grid["e"], evidence, names)
+    _memory(grid["f"], evidence, names)
+    _table(grid["g"], evidence, names, rows)
+    _legend(figure, names)
+    return figure
+
+
+def _order(names: list[str]) -> list[int]:
+    """Families together, in the order of their legend."""
+    families = list(METHOD_FAMILIES)
+    return sorted(range(len(names)), key=lambda k: (families.index(METHODS[names[k]].colour), k))
+
+
+def _ran(e: Evidence, arena: str, names: list[str]) -> list[tuple[int, Series]]:
+    """The methods that the arena does not refuse; the paper's last, on top."""
+    found = [(k, METHODS[name]) for k, name in enumerate(names) if not str(e[f"{arena}_refused"][k])]
+    return sorted(found, key=lambda pair: pair[1].colour == METHODS["memory_reduced"].colour)
+
+
+# ---- curves
+
+
+def _curve(axes: Axes, x: Array, per_seed: Array, series: Series, place: int) -> None:
+    """The median over seeds with a marker or two, staggered from method to method; for the paper's method the band."""
+    ours = series == METHODS["memory_reduced"]
+    low, median, high = np.quantile(per_seed, (0.1, 0.5, 0.9), axis=-1, method="nearest")
+    if ours:
+        axes.fill_between(x, low, high, color=series.colour, alpha=0.25, linewidth=0, zorder=3)
+    every = max(len(x) // 3, 1)
+    axes.plot(
+        x,
+        median,
+        color=series.colour,
+        marker=series.marker,
+        markersize=3.6,
+        markerfacecolor="white",
+        markevery=(place % every, every),
+        linewidth=1.6 if ours else 0.8,
+        zorder=3 if ours else 2,
+    )
+
+
+def _shown(squares: Array) -> Array:
+    return np.clip(squares, LEAST, MOST)
+
+
+def _over_evaluations(axes: Axes, e: Evidence, names: list[str], arena: str) -> None:
+    for k, series in _ran(e, arena, names):
+        _curve(axes, e[f"{arena}_evaluations"][k] / 1e3, _shown(e[f"{arena}_square"][k]), series, k)
+    level(axes, float(e[f"{arena}_bound"]))
+    describe(axes, x="thousand evaluations", y=r"$\|\nabla\Phi\|^2$", logarithmic="y")
+    axes.set_title(_TITLES[arena], fontsize=SMALL_SIZE, loc="right")
+
+
+_TITLES = {"quadratic": "quadratic", "representation": "representation", "logistic": "logistic, minibatches"}
+
+
+def _floors(axes: Axes, e: Evidence, names: list[str]) -> None:
+    """At the right end, one dash for each biased method."""
+    right = axes.get_xlim()[1]
+    for k, series in _ran(e, "quadratic", names):
+        if not e["exact"][k]:
+            predicted(axes, [0.85 * right, right], [e["floor"][k]] * 2, series.colour)
+    axes.set_xlim(right=right)
+
+
+def _detection(axes: Axes, e: Evidence, names: list[str]) -> None:
+    for k, series in _ran(e, "cleaning", names):
+        _curve(axes, e["cleaning_evaluations"][k] / 1e3, e["cleaning_auc"][k], series, k)
+    level(axes, float(e["auc_bound"]))
+    describe(axes, x="thousand evaluations", y="AUC of wrong labels")
+    axes.set_title("digits, minibatches", fontsize=SMALL_SIZE, loc="right")
+
+
+def _over_seconds(axes: Axes, e: Evidence, names: list[str]) -> None:
+    for k, series in _ran(e, "quadratic", names):
+        per_seed = _shown(e["quadratic_square"][k])
+        seconds = np.linspace(0, 1, len(per_seed)) * (e["quadratic_iterations"][k] - 1) * e["quadratic_seconds"][k]
+        _curve(axes, np.maximum(seconds, e["quadratic_seconds"][k]), per_seed, series, k)
+    level(axes, EXACT)
+    describe(axes, x="seconds", y=r"$\|\nabla\Phi\|^2$", logarithmic="xy")
+    axes.set_title("quadratic, one replica", fontsize=SMALL_SIZE, loc="right")
+
+
+def _memory(axes: Axes, e: Evidence, names: list[str]) -> None:
+    """Bytes of one iteration; the first two measurements and the declared law say where the others lie."""
+    K = e["memory_K"]
+    for k, name in enumerate(names):
+        peak, series = e["memory_peak"][k] / KIB, METHODS[name]
+        if not np.isfinite(peak).all():
+            continue
+        axes.plot(K, peak, series.marker, color=series.colour, markerfacecolor="none", markersize=4, zorder=3)
+        slope = (peak[1] - peak[0]) / (K[1] - K[0]) if len(K) > 1 and e["memory_law"][k] == "linear" else 0.0
+        predicted(axes, K, peak[0] + slope * (K - K[0]), series.colour)
+    describe(axes, x="lower steps $K$", y="peak memory (KiB)", logarithmic="xy")
+    axes.set_title("logistic heads", fontsize=SMALL_SIZE, loc="right")
+
+
+# ---- the table
+
+
+def _table(axes: Axes, e: Evidence, names: list[str], rows: list[int]) -> None:
+    """Evaluations until |grad Phi|^2 is a share of its start, on the quadratic; beside it the end, bytes, refusals."""
+    ran = dict(_ran(e, "quadratic", names))
+    for place, k in enumerate(rows):
+        for share, (size, filled) in REACHED.items() if k in ran else ():
+            spent = _first_below(e["quadratic_evaluations"][k], e["quadratic_square"][k], share)
+            if np.isfinite(spent):
+                colour, marker, _ = METHODS[names[k]]
+                face = colour if filled else "white"
+                axes.plot([spent / 1e3], [place], marker, color=colour, markerfacecolor=face, markersize=size)
+    budget = np.nanmax(e["quadratic_evaluations"]) / 1e3
+    axes.plot([budget] * 2, [-0.5, len(rows) - 0.5], linestyle=DASHES, color=BLACK)
+    describe(
+        axes,
+        x="thousand evaluations to a share of the first $\\|\\nabla\\Phi\\|^2$, quadratic",
+        y="method",
+        logarithmic="x",
+    )
+    axes.set_xlim(budget / 100, 1.1 * budget)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), [METHODS[names[k]].label for k in rows])
+    axes.tick_params(axis="y", length=0)
+    _columns(axes, e, rows)
+
+
+def _first_below(evaluations: Array, squares: Array, share: float) -> float:
+    """Where the median is first at or below this share of its start; not a number where it never is."""
+    median = np.quantile(squares, 0.5, axis=-1, method="nearest")
+    below = np.flatnonzero(median <= share * median[0])
+    return float(evaluations[below[0]]) if below.size else float("nan")
+
+
+def _columns(axes: Axes, e: Evidence, rows: list[int]) -> None:
+    """Right of the axes: the end on the quadratic, bytes at the least and the largest K, the problems it refuses."""
+    heads = ("ends at", "KiB, $K$ = {}, {}".format(*(f"{K:.0f}" for K in e["memory_K"][[0, -1]])), "refused by problem")
+    for head, x in zip(heads, _PLACES, strict=True):
+        _cell(axes, x, -1, head, BLACK)
+    for place, k in enumerate(rows):
+        for text, x in zip(_texts(e, k), _PLACES, strict=True):
+            _cell(axes, x, place, text, BLACK if text != "–" else GREY)
+
+
+_PLACES = (1.03, 1.22, 1.6)  # of the width of the axes
+_SHORT = {"quadratic": "a", "representation": "b", "logistic": "c", "cleaning": "d", "regularisation": "cancer"}
+
+
+def _texts(e: Evidence, k: int) -> tuple[str, str, str]:
+    end = "–"
+    if not str(e["quadratic_refused"][k]):
+        last = float(np.quantile(e["quadratic_square"][k][-1], 0.5, method="nearest"))
+        end = "exact" if last <= EXACT else _rounded(last)
+    peak = e["memory_peak"][k] / KIB
+    size = f"{peak[0]:,.0f}, {peak[-1]:,.0f}" if np.isfinite(peak).all() else "–"
+    refusing = [_SHORT[str(name)] for name in e["arenas"] if str(e[f"{name}_refused"][k])]
+    return end, size, ", ".join(refusing) or "–"
+
+
+def _rounded(value: float) -> str:
+    """One digit and a power of ten."""
+    digit, exponent = f"{value:.0e}".split("e")
+    return rf"${digit}\cdot10^{{{int(exponent)}}}$" if int(exponent) else digit
+
+
+def _cell(axes: Axes, x: float, row: int, text: str, colour: str) -> None:
+    axes.text(
+        x,
+        row,
+        text,
+        transform=axes.get_yaxis_transform(),
+        va="center",
+        fontsize=SMALL_SIZE,
+        color=colour,
+        clip_on=False,
+    )
+
+
+def _legend(figure: Figure, names: list[str]) -> None:
+    """One column a family."""
+    keys = []
+    for name in (names[k] for k in _order(names)):
+        series = METHODS[name]
+        keys.append(
+            Line2D([], [], color=series.colour, marker=series.marker, mfc="white", ms=4, lw=1, label=series.label)
+        )
+    shares = [
+        Line2D([], [], color=GREY, marker="o", mfc=GREY if filled else "white", ms=size, ls="none", label=_share(share))
+        for share, (size, filled) in REACHED.items()
+    ]
+    shared_legend(figure, *keys, dashed("law, bound, budget"), *shares, columns=6)
+
+
+def _share(share: float) -> str:
+    return f"g: ${power_of_ten(share)}$ of the first".replace("0.01", "10^{-2}")
