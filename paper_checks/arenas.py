@@ -33,7 +33,7 @@ def exact_arenas(setting: Setting) -> list[Arena]:
 def quadratic(setting: Setting) -> Arena:
     """All tasks, exact objectives, theta_0 = phi: every quantity is known in closed form."""
     problem = Quadratic.random(tasks=8, p=5, q=5, kappa=QUADRATIC_KAPPA, initialisation=True, seed=setting.seed + 3)
-    calls = 8 * setting.pick(1700, 8000)
+    calls = 8 * setting.pick(1700, 6000)
     best = float(problem.value(problem.upper_solution()))
     return _arena(setting, "quadratic", problem, (5, 3), budget=calls, points=setting.pick(49, 81), best=best)
 
@@ -41,7 +41,7 @@ def quadratic(setting: Setting) -> Arena:
 def representation(setting: Setting) -> Arena:
     """All tasks, exact objectives, not convex; Phi* = 0."""
     problem = Representation.random(tasks=12, d=8, rank=2, examples=16, seed=setting.seed + 2)
-    calls = 12 * setting.pick(1600, 16_000)
+    calls = 12 * setting.pick(1600, 8000)
     step_size = 1 / problem.lower_smoothness(NORM)
     return _arena(
         setting,
@@ -58,7 +58,7 @@ def representation(setting: Setting) -> Arena:
 def logistic(setting: Setting) -> Arena:
     """Finite sums seen through blocks of examples."""
     whole = CentredHeads.random(tasks=4, q=5, examples=20, prox=0.5, seed=setting.seed)
-    examples = 4 * 5 * setting.pick(700, 20_000)
+    examples = 4 * 5 * setting.pick(700, 8000)
     return _arena(
         setting, "logistic", Minibatch(whole, lower=5, upper=5), (3, 3), budget=examples, points=setting.pick(13, 31)
     )
@@ -73,7 +73,7 @@ def cleaning(setting: Setting) -> Arena:
         "cleaning",
         Minibatch(whole, lower=size, upper=size),
         (3, 3),
-        budget=size * setting.pick(1000, 20_000),
+        budget=size * setting.pick(1000, 6000),
         points=setting.pick(9, 21),
         probes=(Probe("auc", _inside("detection_auc")), Probe("accuracy", _inside("test_accuracy"))),
         steps=setting.pick(200, 1000),
@@ -91,8 +91,19 @@ def digits(setting: Setting) -> HyperCleaning:
 def regularisation(setting: Setting) -> Arena:
     """A ridge for each feature of the breast cancer data."""
     whole = LogisticRegularisation.breast_cancer(seed=setting.seed)
-    probes = (Probe("accuracy", _inside("test_accuracy")),)
-    return _arena(setting, "regularisation", whole, (10, 10), budget=4_000_000, points=21, probes=probes)
+    tasks = whole.sample(None, generator(setting.seed, "tasks"))
+    _, largest = whole.curvature(whole.embed(whole.phi0(generator(setting.seed, "start")), tasks), tasks)
+    return _arena(
+        setting,
+        "regularisation",
+        whole,
+        (10, 10),
+        budget=4_000_000,
+        points=21,
+        step_size=1 / float(largest.max()),  # ridges may grow to twice that smoothness
+        probes=(Probe("accuracy", _inside("test_accuracy")),),
+        judged_by="value",
+    )
 
 
 def _arena(

@@ -137,7 +137,9 @@ class LogisticRegularisation(NewtonSolved):
     def curvature(self, features: Any, tasks: Tasks) -> tuple[Tensor, Tensor]:
         """min exp(phi_k), and lambda_max(X'X / (4 n) + diag exp(phi)): no logistic loss bends by more than 1/4."""
         stiffest = tasks.X.mT @ tasks.X / (4 * tasks.X.shape[-2]) + torch.diag_embed(features["ridge"])
-        largest = torch.linalg.eigvalsh(stiffest)[..., -1]
+        finite = torch.isfinite(stiffest).all(-1).all(-1)  # of a run that diverges exp(phi) is not, and none has a step
+        largest = torch.linalg.eigvalsh(torch.where(finite[..., None, None], stiffest, 0.0))[..., -1]
+        largest = torch.where(finite, largest, math.inf)
         return features["ridge"].amin(-1).expand_as(largest), largest
 
     def lower_gradient(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:

@@ -79,7 +79,7 @@ def method_comparison(n):
         found[f"{arena}_bound"] = 1e-20 if arena in ("quadratic", "representation") else 0.25
     growth = np.array([0.0, 4096, 0, 0, np.nan, np.nan])[:, None]
     found |= {"memory_peak": 2e4 + growth * np.array([5, 10, 20, 40]), "memory_law": ["flat", "linear", *4 * ["flat"]]}
-    found["cleaning_auc"] = 0.5 + 0.4 * (1 - 2.0 ** -steps)[None, :, None] * factor[:, None, None] / 10 * np.sqrt(seeds)
+    found["cleaning_auc"] = 0.5 + 0.4 * (1 - 2.0**-steps)[None, :, None] * factor[:, None, None] / 10 * np.sqrt(seeds)
     return found | {"quadratic_iterations": np.full(6, 100.0), "quadratic_seconds": 1e-3 * (1 + np.arange(6))}
 
 
