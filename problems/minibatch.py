@@ -78,8 +78,8 @@ class Minibatch(Wrapper):
     def select_blocks(self, tasks: Tasks, lower: Tensor, upper: Tensor) -> Tasks:
         """The tasks with these blocks of examples alone: numbers (..., B) of the shape of their index.
 
-        Replica axes may come before it. What holds no examples is not copied. Raises ValueError on numbers out of range,
-        of other shapes, or tasks that are drawn already.
+        Replica axes may come before it. What holds no examples is not copied. Raises ValueError on numbers out of
+        range, of other shapes, or tasks that are drawn already.
         """
         assert self.examples is not None
         assert self.blocks is not None
