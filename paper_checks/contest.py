@@ -156,10 +156,21 @@ def race(
         device=device,
         raise_on_failure=False,
     )
-    spent = np.array(metered.spent[::every] or [0], float)
-    # A run that failed, or left what Newton can solve, is as far off as can be from there on
-    traces = {name: np.nan_to_num(values.numpy(), nan=np.inf, posinf=np.inf) for name, values in result.trace.items()}
+    looks = (total - 1) // every + 1
+    spent = np.array(metered.spent[::every], float)
+    # A run that failed, or left what Newton can solve, is as far off as can be from there on; where all did, the
+    # traces end there
+    traces = {
+        name: _filled(np.nan_to_num(values.numpy(), nan=np.inf, posinf=np.inf), looks, np.inf)
+        for name, values in result.trace.items()
+    }
+    spent = _filled(spent, looks, spent[-1])
     return Race(spent, traces, result, declared(method, arena.problem.tasks or 1, total))
+
+
+def _filled(values: Array, looks: int, by: float) -> Array:
+    missing = looks - len(values)
+    return np.concatenate([values, np.full((missing, *values.shape[1:]), by)])
 
 
 def declared(method: Method, batch: int, iterations: int) -> dict[str, int]:

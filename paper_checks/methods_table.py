@@ -25,11 +25,11 @@ attains for its calls by [method_comparison](../paper_checks/method_comparison.p
 dataclass with `needs` and `declared` in [convergence/methods/](../convergence/methods), and one line in
 [catalogue.py](../convergence/catalogue.py).
 
-Calls are those of one task and upper iteration, the second: K lower steps, N steps of CG, Q terms of a series, q entries
-of θ (SRBA begins each period with one call of each kind on the whole sums). HVP: a product with ∂²g/∂θ²; cross: one
-with ∂²g/∂φ∂θ. Memory: bytes of one iteration over K. Exact: φ tends to a zero of ∇Φ with all tasks, exact objectives
-and constant small steps. Rates r: the mean of ‖∇Φ‖² over T iterates is O(T^−r), in that setting and with noise of
-fixed variance; "–" where the method has no such limit or its source no such theorem.
+Calls are those of one task and upper iteration, the second: K lower steps, N steps of CG, Q terms of a series,
+q entries of θ (SRBA begins each period with one call of each kind on the whole sums). HVP: a product with ∂²g/∂θ²;
+cross: one with ∂²g/∂φ∂θ. Memory: bytes of one iteration over K. Exact: φ tends to a zero of ∇Φ with all tasks, exact
+objectives and constant small steps. Rates r: the mean of ‖∇Φ‖² over T iterates is O(T^−r), in that setting and with
+noise of fixed variance; "–" where the method has no such limit or its source no such theorem.
 """
 
 
