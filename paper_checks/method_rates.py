@@ -282,7 +282,7 @@ def _judge_noise(e: Evidence) -> list[Comparison]:
         slope = _over_seeds(e["noisy_T"], e["noisy_mean"][k])
         rate, width = float(e["noisy_rate"][k]), float(e["noisy_half_width"])
         if e["noisy_attained"][k]:  # somewhere between the exponent and what the next term makes of it
-            near = float(np.clip(slope.value, next_term - rate, -rate))
+            near = round(float(np.clip(slope.value, next_term - rate, -rate)), 4)
             comparisons.append(slope_is(f"slope with noise, {name}", slope, near, half_width=width))
         else:
             comparisons.append(slope_at_most(f"slope with noise, {name}", slope, -rate, half_width=width))

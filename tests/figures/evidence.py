@@ -93,7 +93,7 @@ def method_rates(n):
     sums = {"sum_names": ["soba", "saba", "srba"], "sum_T": T, "sum_start": 0.4}
     sums |= {"sum_mean": np.concatenate([fast[:1] + 0.02, fast]), "sum_late": np.ones((3, n, 20))}
     floors = {"floor_names": ["maml", "bsa"], "floor_T": T, "floor_mean": np.ones((2, n, 20))}
-    return floors | sums | {
+    found = {
         "worst_names": names,
         "worst_T": T,
         "worst_iterates": np.stack([T, T + 1.0, T + 1.0]),
@@ -109,6 +109,7 @@ def method_rates(n):
         "noisy_missing": np.array([], str),
         "noisy_half_width": 0.1,
     }
+    return floors | sums | found
 
 
 def certificate(n):
