@@ -36,11 +36,11 @@ def draw(evidence: Evidence) -> Figure:
     """a-c: |grad Phi|^2; d: detection of wrong labels; e: seconds; f: bytes; g: what it takes, method by method."""
     names = [str(name) for name in evidence["methods"]]
     rows = _order(names)
-    heights = (4.35, 0.65 + _ROW * (len(rows) + 1))
+    heights = (4.35, 0.85 + _ROW * (len(rows) + 1))
     figure = Figure(figsize=(FULL_WIDTH, sum(heights) + 0.85), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=heights)
     grid = above.subplot_mosaic([["a", "b", "c"], ["d", "e", "f"]])
-    grid["g"] = below.add_axes((0.155, 0.6 / heights[1], 0.43, 1 - 0.85 / heights[1]))  # right of it stand the columns
+    grid["g"] = below.add_axes((0.155, 0.6 / heights[1], 0.36, 1 - 1.05 / heights[1]))  # right of it stand the columns
     for letter, axes in grid.items():
         lettered(axes, letter)
     for letter, arena in zip("abc", ("quadratic", "representation", "logistic"), strict=True):
@@ -162,7 +162,7 @@ def _table(axes: Axes, e: Evidence, names: list[str], rows: list[int]) -> None:
     axes.plot([budget] * 2, [-0.5, len(rows) - 0.5], linestyle=DASHES, color=BLACK)
     describe(
         axes,
-        x="thousand evaluations to a share of the first $\\|\\nabla\\Phi\\|^2$, quadratic",
+        x="thousand evaluations to a share of $\\|\\nabla\\Phi\\|^2$, quadratic",
         y="method",
         logarithmic="x",
     )
@@ -181,28 +181,44 @@ def _first_below(evaluations: Array, squares: Array, share: float) -> float:
 
 
 def _columns(axes: Axes, e: Evidence, rows: list[int]) -> None:
-    """Right of the axes: the end on the quadratic, bytes at the least and the largest K, the problems it refuses."""
-    heads = ("ends at", "KiB, $K$ = {}, {}".format(*(f"{K:.0f}" for K in e["memory_K"][[0, -1]])), "refused by problem")
+    """Right of the axes: the end on the quadratic, bytes at the least and the largest K, upper steps, refusals."""
+    least, largest = e["memory_K"][[0, -1]]
+    heads = (
+        "ends at",
+        f"KiB at\n$K$ = {least}, {largest}",
+        r"$\beta\|\nabla^2\Phi(\phi_0)\|$ on a–d" + "\n*: at the grid's edge",
+        "refused\nby",
+    )
     for head, x in zip(heads, _PLACES, strict=True):
-        _cell(axes, x, -1, head, BLACK)
+        _cell(axes, x, -1.6, head, BLACK)
     for place, k in enumerate(rows):
         for text, x in zip(_texts(e, k), _PLACES, strict=True):
             _cell(axes, x, place, text, BLACK if text != "–" else GREY)
 
 
-_PLACES = (1.03, 1.22, 1.6)  # of the width of the axes
-_SHORT = {"quadratic": "a", "representation": "b", "logistic": "c", "cleaning": "d", "regularisation": "cancer"}
+_PLACES = (1.03, 1.24, 1.55, 2.07)  # of the width of the axes
+_LETTERS = {"quadratic": "a", "representation": "b", "logistic": "c", "cleaning": "d"}
 
 
-def _texts(e: Evidence, k: int) -> tuple[str, str, str]:
+def _texts(e: Evidence, k: int) -> tuple[str, ...]:
     end = "–"
     if not str(e["quadratic_refused"][k]):
         last = float(np.quantile(e["quadratic_square"][k][-1], 0.5, method="nearest"))
         end = "exact" if last <= EXACT else _rounded(last)
     peak = e["memory_peak"][k] / KIB
     size = f"{peak[0]:,.0f}, {peak[-1]:,.0f}" if np.isfinite(peak).all() else "–"
-    refusing = [_SHORT[str(name)] for name in e["arenas"] if str(e[f"{name}_refused"][k])]
-    return end, size, ", ".join(refusing) or "–"
+    refusing = [letter for name, letter in _LETTERS.items() if str(e[f"{name}_refused"][k])]
+    steps = [_step(e, float(e[f"{name}_place"][k])) for name in _LETTERS]
+    return end, size, ", ".join(steps) if any(step != "–" for step in steps) else "–", ", ".join(refusing) or "–"
+
+
+def _step(e: Evidence, place: float) -> str:
+    """The multiple of the grid that was chosen, to one digit; marked where the grid ends."""
+    if not np.isfinite(place):
+        return "–"
+    edge = "*" if place in (0, len(e["grid"]) - 1) else ""
+    rounded = float(np.format_float_positional(e["grid"][int(place)], precision=1, fractional=False))
+    return f"{rounded:g}{edge}"
 
 
 def _rounded(value: float) -> str:

@@ -70,12 +70,14 @@ def method_comparison(n):
     steps, seeds = np.arange(8 * n), np.linspace(0.8, 1.25, 10)
     falling = np.maximum(5 * factor[:, None] ** -steps, np.nan_to_num(floor, nan=1e-32)[:, None])[..., None] * seeds
     found = {"methods": names, "titles": names, "exact": np.isnan(floor), "floor": floor, "auc_bound": 0.75}
+    found["grid"] = 10.0 ** np.array([-2, -1.5, -1, -0.5, 0])
     found |= {"arenas": ["quadratic", "representation", "logistic", "cleaning"], "memory_K": [5, 10, 20, 40]}
     refused = {"quadratic": (4, 5), "representation": (2, 4, 5), "logistic": (5,), "cleaning": (2, 5)}
     for arena, rows in refused.items():
         sentence = np.array(["" if k not in rows else "expected a finite sum, got none" for k in range(len(names))])
         spent = 80.0 * np.outer(1 + np.arange(len(names)), steps)
         found |= {f"{arena}_refused": sentence, f"{arena}_evaluations": spent, f"{arena}_square": falling}
+        found[f"{arena}_place"] = [np.nan if k in rows else float(k) for k in range(len(names))]
         found[f"{arena}_bound"] = 1e-20 if arena in ("quadratic", "representation") else 0.25
     growth = np.array([0.0, 4096, 0, 0, np.nan, np.nan])[:, None]
     found |= {"memory_peak": 2e4 + growth * np.array([5, 10, 20, 40]), "memory_law": ["flat", "linear", *4 * ["flat"]]}
