@@ -182,7 +182,10 @@ def declared(method: Method, batch: int, iterations: int) -> dict[str, int]:
 
 
 def trial(arena: Arena, method: Method, *, seed: int, device: str) -> tuple[float, float]:
-    """Evaluations of one iteration (the mean of the first few) and its seconds in one replica (the least, which other work disturbs least)."""
+    """Evaluations and seconds of one iteration in one replica.
+
+    The mean of the first few, and the least, which other work on the machine disturbs least.
+    """
     metered = Metered(method)
     result = solve(
         arena.problem, metered, iterations=_TRIAL, seed=seed, probes=(), device=device, raise_on_failure=False
