@@ -165,7 +165,7 @@ def race(
         for name, values in result.trace.items()
     }
     spent = _filled(spent, looks, spent[-1])
-    return Race(spent, traces, result, declared(method, arena.problem.tasks or 1, total))
+    return Race(spent, traces, result, declared(method, arena.problem.tasks or 1, len(metered.spent)))
 
 
 def _filled(values: Array, looks: int, by: float) -> Array:
@@ -173,11 +173,11 @@ def _filled(values: Array, looks: int, by: float) -> Array:
     return np.concatenate([values, np.full((missing, *values.shape[1:]), by)])
 
 
-def declared(method: Method, batch: int, iterations: int) -> dict[str, int]:
+def declared(method: Any, batch: int, iterations: int) -> dict[str, int]:
     """Calls that the method declares for so many iterations; some declare them iteration by iteration."""
     if "iteration" not in inspect.signature(method.declared_calls).parameters:
         return {name: iterations * count for name, count in method.declared_calls(batch).items()}
-    each = [method.declared_calls(batch, iteration=t) for t in range(iterations)]  # type: ignore[call-arg]
+    each = [method.declared_calls(batch, iteration=t) for t in range(iterations)]
     return {name: sum(calls[name] for calls in each) for name in each[0]}
 
 
