@@ -39,8 +39,9 @@ class MemoryReduced:
     warm_start       True: theta AND v of each task start where they were left; False: at theta0 and 0;
                      "theta": only theta is warm (then N < q leaves an error floor, docs/theory.md S3c)
     accuracy         None: K and N as given. A number: they are upper limits, and each iteration takes as few steps as
-                     certify |d - grad Phi_B| <= accuracy |d| (docs/theory.md S1; not with replicas). The probe
-                     certified_direction_error tells where the limits did not let it. Not in the paper
+                     certify |d - grad Phi_B| <= accuracy |d| (docs/theory.md S1; not with replicas, nor with
+                     stochastic objectives). The probe certified_direction_error tells where the limits did not let it.
+                     Not in the paper
     recompute        compute the features without a graph, and again, part by part, for the last line: half the memory
                      of a network for one more forward pass
     linear_solver    instead of N CG steps that freeze at rounding: `Direct()`, or `ConjugateGradient` with a tolerance
@@ -93,8 +94,7 @@ class MemoryReduced:
         """phi_{t+1} from phi_t and the tasks of iteration t."""
         # Features once; their graph is kept for the last line of `implicit` alone.
         z = oracle.embed(phi, tasks, recompute=self.recompute)
-        theta = rows(state.theta, tasks, oracle)  # theta0, or where each task's iterate was left
-        v = rows(state.v, tasks, oracle)
+        theta, v = rows(state, tasks, oracle)  # theta0, or where each task's iterate was left
         if theta is None:
             theta = oracle.theta0(phi, tasks)
         if self.accuracy is None:
@@ -104,7 +104,7 @@ class MemoryReduced:
             estimate = self.certified(oracle, self.accuracy).estimate(oracle, z, theta, tasks, start=v)
         d, theta, v, failure = estimate
         phi = descend(phi, d, self.upper_step_size)
-        return Step(phi, self._store(state, tasks, oracle, theta, v), d, theta, v, failure)
+        return Step(phi, with_rows(state, State(theta, v), tasks, oracle), d, theta, v, failure)
 
     # ---- its parts
 
@@ -151,6 +151,3 @@ class MemoryReduced:
             "cross_product": batch,
             "upper_gradient": batch,
         }
-
-    def _store(self, state: State, tasks: Tasks, oracle: Oracle, theta: Tensor, v: Tensor) -> State:
-        return State(with_rows(state.theta, theta, tasks, oracle), with_rows(state.v, v, tasks, oracle))

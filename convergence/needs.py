@@ -60,9 +60,7 @@ TWICE_DIFFERENTIABLE = Need(
     lambda problem: problem.twice_differentiable,
     "whose second derivatives do not tell how theta* moves",
 )
-START_FROM_PHI = Need(
-    "a start theta_0 that depends on phi", _starts_from_phi, "whose theta_0 is the same for all phi"
-)
+START_FROM_PHI = Need("a start theta_0 that depends on phi", _starts_from_phi, "whose theta_0 is the same for all phi")
 START_AT_PHI = Need(
     "phi to be the start theta_0 itself", _starts_at_phi, "whose theta_0 is another function of phi, or of none"
 )

@@ -1,11 +1,16 @@
-"""What a method keeps for every task of the pool, (..., M, q), and the rows of it that a batch sees and replaces."""
+"""What a method keeps for every task of the pool, (..., M, *), and the rows of it that a batch sees and replaces."""
 
 from __future__ import annotations
+
+from typing import TypeVar, cast
 
 from torch import Tensor
 
 from convergence.oracle import Oracle
+from convergence.trees import map_tensors
 from problems import Problem, Tasks
+
+T = TypeVar("T")
 
 
 def require_pool(problem: Problem, why: str) -> None:
@@ -17,19 +22,32 @@ def require_pool(problem: Problem, why: str) -> None:
         )
 
 
-def rows(stored: Tensor | None, tasks: Tasks, oracle: Oracle) -> Tensor | None:
-    """The rows of these tasks, (..., B, ...), of what is stored for the pool, (..., M, ...)."""
-    if stored is None or tasks is oracle.pool:
-        return stored
-    index = _wide(tasks.index, stored)
-    return stored.gather(tasks.index.dim() - 1, index.expand(*tasks.index.shape, *stored.shape[tasks.index.dim() :]))
+def rows(stored: T, tasks: Tasks, oracle: Oracle) -> T:
+    """The rows of these tasks, (..., B, *), of what is stored for the pool: a tensor (..., M, *), a tree, or None."""
+    axis = tasks.index.dim() - 1
+
+    def of_one(tensor: Tensor) -> Tensor:
+        if tasks is oracle.pool:
+            return tensor
+        index = _wide(tasks.index, tensor)
+        return tensor.gather(axis, index.expand(*tasks.index.shape, *tensor.shape[axis + 1 :]))
+
+    return cast(T, map_tensors(of_one, stored))
 
 
-def with_rows(stored: Tensor | None, new: Tensor, tasks: Tasks, oracle: Oracle) -> Tensor | None:
-    """What is stored, with the rows of these tasks replaced. A task drawn twice brings the same row twice."""
-    if stored is None or tasks is oracle.pool:
-        return None if stored is None else new
-    return stored.scatter(tasks.index.dim() - 1, _wide(tasks.index, stored).expand_as(new), new)
+def with_rows(stored: T, new: T, tasks: Tasks, oracle: Oracle) -> T:
+    """What is stored, with the rows of these tasks replaced by the new ones; None stays None.
+
+    A task that is drawn twice brings the same row twice where the objectives are exact. Where they are not, and its two
+    rows differ, one number or the other is kept.
+    """
+
+    def in_one(old: Tensor, row: Tensor) -> Tensor:
+        if tasks is oracle.pool:
+            return row
+        return old.scatter(tasks.index.dim() - 1, _wide(tasks.index, old).expand_as(row), row)
+
+    return cast(T, map_tensors(in_one, stored, new))
 
 
 def _wide(index: Tensor, stored: Tensor) -> Tensor:

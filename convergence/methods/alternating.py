@@ -12,8 +12,9 @@ from convergence.arguments import integer
 from convergence.hypergradients import Implicit
 from convergence.linear_solvers import LinearSolver, RandomNeumann
 from convergence.method import Step
-from convergence.methods.warm import Warm, failures, one_step_size, own_rows, positive_or_none, with_own_rows
+from convergence.methods.warm import Warm, failures, one_step_size, positive_or_none
 from convergence.oracle import Calls, Features, Oracle
+from convergence.pool_rows import rows, with_rows
 from problems import Parameters, Tasks
 
 
@@ -62,11 +63,11 @@ class Alternating(Warm, ABC):
     def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: State) -> Step:
         """phi_{t+1} from phi_t and the tasks of iteration t."""
         t, z = state.iteration, oracle.embed(phi, tasks)
-        theta = oracle.theta0(phi, tasks) if state.theta is None else own_rows(state.theta, tasks, oracle)
+        theta = oracle.theta0(phi, tasks) if state.theta is None else rows(state.theta, tasks, oracle)
         theta = self.lower_steps_from(oracle, z, theta, tasks, t)
         solver = self.series(one_step_size(oracle.problem, "linear_step_size", self.linear_step_size))
         d, _, v, _ = Implicit(solver, fresh_products=True).estimate(oracle, z, theta, tasks)
-        kept = None if state.theta is None else with_own_rows(state.theta, theta, tasks, oracle)
+        kept = None if state.theta is None else with_rows(state.theta, theta, tasks, oracle)
         return Step(self.descended(phi, d, t), State(t + 1, kept), d, theta, v, failures(theta, v))
 
     def lower_steps_from(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, iteration: int) -> Tensor:

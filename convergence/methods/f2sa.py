@@ -10,9 +10,10 @@ from torch import Tensor
 from convergence.arguments import integer, positive
 from convergence.declared import Declared
 from convergence.method import Step
-from convergence.methods.warm import Warm, failures, non_negative, own_rows, with_own_rows
+from convergence.methods.warm import Warm, failures, non_negative
 from convergence.needs import POOL, Need
 from convergence.oracle import Calls, Oracle
+from convergence.pool_rows import rows, with_rows
 from problems import Parameters, Tasks
 
 
@@ -39,7 +40,7 @@ class F2SA(Warm):
         d - grad Phi = -1/lambda mean_i C_i'A_i^-1 Q_i (A_i + Q_i / lambda)^-1 Q_i (theta_i* - u_i),
 
     and with a = 0 it ends where  mean_i [ R_i + C_i'S_i J_i ] phi = mean_i [ R_i w_i - C_i'S_i (A_i^-1 b_i - u_i) ],
-    S_i = (A_i + Q_i / lambda)^-1 Q_i. Noise in grad_phi g enters d times lambda.
+    S_i = (A_i + Q_i / lambda)^-1 Q_i.
 
     lower_steps         K >= 0
     multiplier          lambda > 0, more than ell / mu: below, f + lambda g need not be convex, nor 2 / (L + mu) small
@@ -50,7 +51,9 @@ class F2SA(Warm):
     No second derivatives: g may have kinks in theta. Step.v is lambda (theta - y), which tends to H^-1 grad_theta f.
     Cost a task and iteration: 2 K + 2 lower gradients, K + 1 upper gradients. Memory: 2 M q numbers are kept.
     Source: Kwon, Kwon, Wright, Nowak, ICML 2023, Algorithm 1 (F2SA). Differs: y_i moves by rho / lambda of
-    f_i + lambda g_i, the paper's alpha; all of d sees one sample of f and one of g; lambda grows like a power of t.
+    f_i + lambda g_i, the paper's alpha; lambda grows like a power of t; a step of theta and y sees one sample of g for
+    both, and so does d (there a sample for each), so that noise of grad_phi g enters d as its change from theta to y,
+    about v / lambda, times lambda, and not as lambda times itself.
     """
 
     lower_steps: int
@@ -85,7 +88,7 @@ class F2SA(Warm):
         """phi_{t+1} from phi_t and the tasks of iteration t."""
         t, z = state.iteration, oracle.embed(phi, tasks, keep_graph=True)
         multiplier = self.multiplier * (t + 1) ** self.multiplier_growth
-        theta, y = own_rows((state.theta, state.y), tasks, oracle)
+        theta, y = rows((state.theta, state.y), tasks, oracle)
         rho = self.lower_size(oracle, z, tasks, t)
         for _ in range(self.lower_steps):
             at, sample = oracle.draw(z, tasks)
@@ -96,7 +99,7 @@ class F2SA(Warm):
         d = oracle.penalty_gradient(at, y, theta, multiplier, sample)
         oracle.count("lower_gradient", sample, times=2)  # at y and at theta, in phi alone
         oracle.count("upper_gradient", sample)
-        kept = with_own_rows((state.theta, state.y), (theta, y), tasks, oracle)
+        kept = with_rows((state.theta, state.y), (theta, y), tasks, oracle)
         phi, v = self.descended(phi, d, t), multiplier * (theta - y)
         return Step(phi, State(t + 1, *kept), d, theta, v, failures(theta, y))
 

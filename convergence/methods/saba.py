@@ -11,9 +11,9 @@ from torch import Tensor
 from convergence.declared import Declared
 from convergence.method import Step
 from convergence.methods.single_loop import Directions, SingleLoop, State
-from convergence.methods.warm import own_rows, with_own_rows
 from convergence.needs import FINITE_SUM, Need
 from convergence.oracle import Oracle
+from convergence.pool_rows import rows, with_rows
 from convergence.trees import map_tensors
 from problems import Parameters, Tasks
 
@@ -93,14 +93,15 @@ class SABA(SingleLoop):
     def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: State) -> Step:
         """phi_{t+1} from phi_t and the tasks of iteration t."""
         kept: Tables = state.more
-        theta, v = own_rows((state.theta, state.v), tasks, oracle)
-        tables = own_rows(kept, tasks, oracle)
+        theta, v = rows((state.theta, state.v), tasks, oracle)
+        tables = rows(kept, tasks, oracle)
         j, k = (drawn(oracle, tasks, count) for count in oracle.problem.blocks or ())
-        z, sample = oracle.blocks(oracle.features(phi, tasks), tasks, j, k)
+        z = oracle.features(phi, tasks)
+        at, sample = oracle.blocks(z, tasks, j, k)
         direct, cross = oracle.each_direction(oracle.at_each(phi, tasks), theta, v, sample)
-        hessian = oracle.lower_hessian(z, theta, sample)
-        of_g = LowerTerms(oracle.lower_gradient(z, theta, sample), hessian(v), cross)
-        of_f = UpperTerms(oracle.upper_gradient(z, theta, sample), direct)
+        hessian = oracle.lower_hessian(at, theta, sample)
+        of_g = LowerTerms(oracle.lower_gradient(at, theta, sample), hessian(v), cross)
+        of_f = UpperTerms(oracle.upper_gradient(at, theta, sample), direct)
         g: LowerTerms = map_tensors(lambda x, table: saga(x, table, j), of_g, tables.lower)
         f: UpperTerms = map_tensors(lambda x, table: saga(x, table, k), of_f, tables.upper)
         d = {name: (f.direct[name] - g.cross[name]).mean(theta.dim() - 2) for name in phi}
@@ -109,7 +110,7 @@ class SABA(SingleLoop):
             map_tensors(lambda x, table: replaced(x, table, k), of_f, tables.upper),
         )
         along = Directions(g.gradient, g.product - f.gradient, d)
-        state = state._replace(more=with_own_rows(kept, new, tasks, oracle))
+        state = state._replace(more=with_rows(kept, new, tasks, oracle))
         return self.moved(oracle, phi, z, tasks, state, along)
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from convergence.method import Step
-from convergence.methods.warm import Warm, decay, failures, own_rows, positive_or_none, step_size, with_own_rows
+from convergence.methods.warm import Warm, decay, failures, positive_or_none, step_size
 from convergence.oracle import Calls, Features, Oracle
+from convergence.pool_rows import rows, with_rows
 from problems import Parameters, Tasks
 
 
@@ -54,13 +55,13 @@ class SingleLoop(Warm):
     def moved(
         self, oracle: Oracle, phi: Parameters, z: Features, tasks: Tasks, state: State, along: Directions
     ) -> Step:
-        """The step from phi, and from theta and v of these tasks, all three at once."""
-        theta, v = own_rows((state.theta, state.v), tasks, oracle)
+        """The step from phi, and from theta and v of these tasks, all at once; z are features of the tasks undrawn."""
+        theta, v = rows((state.theta, state.v), tasks, oracle)
         rho = self.lower_size(oracle, z, tasks, state.iteration)
         rho_v = step_size(oracle, z, tasks, "linear_step_size", self.linear_step_size)
         rho_v = rho_v * decay(state.iteration, self.lower_decay)
         theta, v = theta - rho * along.theta, self.inside(v - rho_v * along.v)
-        kept = with_own_rows((state.theta, state.v), (theta, v), tasks, oracle)
+        kept = with_rows((state.theta, state.v), (theta, v), tasks, oracle)
         after = State(state.iteration + 1, *kept, state.more)
         phi = self.descended(phi, along.phi, state.iteration)
         return Step(phi, after, along.phi, theta, v, failures(theta, v))

@@ -8,8 +8,8 @@ from typing import ClassVar
 from convergence.declared import Declared
 from convergence.method import Step
 from convergence.methods.single_loop import SingleLoop, State, directions
-from convergence.methods.warm import own_rows
 from convergence.oracle import Oracle
+from convergence.pool_rows import rows
 from problems import Parameters, Tasks
 
 
@@ -43,6 +43,7 @@ class SOBA(SingleLoop):
 
     def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: State) -> Step:
         """phi_{t+1} from phi_t and the tasks of iteration t."""
-        theta, v = own_rows((state.theta, state.v), tasks, oracle)
-        z, sample = oracle.draw(oracle.embed(phi, tasks), tasks)
-        return self.moved(oracle, phi, z, tasks, state, directions(oracle, z, theta, v, sample))
+        theta, v = rows((state.theta, state.v), tasks, oracle)
+        z = oracle.embed(phi, tasks)
+        at, sample = oracle.draw(z, tasks)
+        return self.moved(oracle, phi, z, tasks, state, directions(oracle, at, theta, v, sample))

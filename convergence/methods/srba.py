@@ -88,8 +88,8 @@ class SRBA(SingleLoop):
         if state.iteration % self.period == 0:
             along = directions(oracle, z, theta, v, tasks)
         else:
-            z, sample = oracle.draw(z, tasks)
-            here = directions(oracle, z, theta, v, sample)
+            at, sample = oracle.draw(z, tasks)
+            here = directions(oracle, at, theta, v, sample)
             before = directions(oracle, oracle.embed(last.phi, sample), last.theta, last.v, sample)
             along = map_tensors(lambda new, old, kept: new - old + kept, here, before, last.along)
         return self.moved(oracle, phi, z, tasks, state._replace(more=Last(phi, theta, v, along)), along)

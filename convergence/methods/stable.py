@@ -11,8 +11,9 @@ from torch import Tensor
 from convergence.arguments import integer
 from convergence.declared import Declared
 from convergence.method import Step
-from convergence.methods.warm import Warm, failures, own_rows, with_own_rows
+from convergence.methods.warm import Warm, failures
 from convergence.oracle import Calls, Features, Oracle
+from convergence.pool_rows import rows, with_rows
 from convergence.trees import map_tensors
 from problems import Parameters, Problem, Tasks
 
@@ -97,10 +98,11 @@ class STABLE(Warm):
 
     def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: State) -> Step:
         """phi_{t+1} from phi_t and the tasks of iteration t."""
-        t, last, here = state.iteration, own_rows(state.kept, tasks, oracle), oracle.at_each(phi, tasks)
+        t, last, here = state.iteration, rows(state.kept, tasks, oracle), oracle.at_each(phi, tasks)
         moved = {name: here[name] - last.phi[name] for name in phi}
         theta = last.stepped - solved(last.hessian, along(last.cross, moved, last.theta.dim() - 1))  # theta_t
-        z, sample = oracle.draw(oracle.embed(phi, tasks, keep_graph=True), tasks)
+        z = oracle.embed(phi, tasks, keep_graph=True)
+        at, sample = oracle.draw(z, tasks)
 
         fresh = oracle.each_second_derivatives(here, theta, sample)
         before = oracle.each_second_derivatives(last.phi, last.theta, sample)
@@ -111,15 +113,15 @@ class STABLE(Warm):
 
         hessian, cross = map_tensors(averaged, fresh, before, (last.hessian, last.cross))
         hessian = lifted(hessian, least(oracle, z, tasks))
-        v = solved(hessian, oracle.upper_gradient(z, theta, sample))
+        v = solved(hessian, oracle.upper_gradient(at, theta, sample))
         # grad_phi f alone: what the penalty multiplies is not looked at
-        direct = oracle.penalty_gradient(z, theta, theta, 0.0, sample)
+        direct = oracle.penalty_gradient(at, theta, theta, 0.0, sample)
         implied = weighted(cross, v)
         d = {name: direct[name] - implied[name].mean(theta.dim() - 2) for name in phi}
 
-        stepped = theta - self.lower_size(oracle, z, tasks, t) * oracle.lower_gradient(z, theta, sample)
+        stepped = theta - self.lower_size(oracle, z, tasks, t) * oracle.lower_gradient(at, theta, sample)
         new = Kept(here, theta, stepped, hessian, cross, torch.ones_like(last.seen))
-        after = State(t + 1, with_own_rows(state.kept, new, tasks, oracle))
+        after = State(t + 1, with_rows(state.kept, new, tasks, oracle))
         return Step(self.descended(phi, d, t), after, d, theta, v, failures(stepped, v))
 
     def declared_calls(self, batch: int) -> Calls:

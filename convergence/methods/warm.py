@@ -1,10 +1,10 @@
-"""What methods share that keep something of every task of the pool: decaying step sizes, rows, failures."""
+"""What methods share that keep something of every task of the pool: decaying step sizes, failures."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,11 +14,7 @@ from convergence.hypergradients import non_finite
 from convergence.method import descend
 from convergence.needs import POOL, TWICE_DIFFERENTIABLE, Need
 from convergence.oracle import Features, Oracle
-from convergence.pool_rows import rows, with_rows
-from convergence.trees import map_tensors
 from problems import Parameters, Problem, Tasks
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,24 +57,6 @@ class Warm:
 def failures(theta: Tensor, v: Tensor) -> Tensor:
     """NON_FINITE for each task whose theta or v holds a value that is not finite, else 0, (..., B)."""
     return torch.maximum(non_finite(theta), non_finite(v))
-
-
-def own_rows(stored: T, tasks: Tasks, oracle: Oracle) -> T:
-    """The rows of these tasks of what is stored for the pool: a tensor, or a tree of tensors."""
-
-    def of_one(tensor: Tensor) -> Tensor:
-        return cast(Tensor, rows(tensor, tasks, oracle))
-
-    return cast(T, map_tensors(of_one, stored))
-
-
-def with_own_rows(stored: T, new: T, tasks: Tasks, oracle: Oracle) -> T:
-    """What is stored with the rows of these tasks replaced, in each tensor."""
-
-    def in_one(old: Tensor, row: Tensor) -> Tensor:
-        return cast(Tensor, with_rows(old, row, tasks, oracle))
-
-    return cast(T, map_tensors(in_one, stored, new))
 
 
 def step_size(oracle: Oracle, z: Features, tasks: Tasks, name: str, size: float | None) -> float | Tensor:

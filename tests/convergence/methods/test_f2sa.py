@@ -10,7 +10,7 @@ import torch
 
 from convergence import F2SA, Oracle, run
 from convergence.methods.f2sa import State
-from problems import LassoLower, Quadratic
+from problems import LassoLower, Noisy, Quadratic
 from tests.convergence.methods.in_numpy import (
     assert_replays,
     assert_unbiased,
@@ -117,6 +117,22 @@ def test_the_mean_of_a_noisy_step_is_the_exact_one():
     state = State(0, normal(1, 3, 4), normal(2, 3, 4))
     method = F2SA(lower_steps=2, multiplier=5.0, upper_step_size=0.3)
     assert_unbiased(method, quadratic(), levels, state, {"phi": normal(3, 2)})
+
+
+@pytest.mark.parametrize("level", ["cross", "lower"])
+def test_the_noise_of_a_settled_direction_does_not_grow_with_the_multiplier(level):
+    problem, start = Noisy(quadratic(), **{level: 0.3}), normal(3, 2)
+    oracle, phi = Oracle(problem, replicas=500), {"phi": start.expand(500, 2)}
+    variances = []
+    for multiplier in (1e2, 1e3):
+        method = F2SA(lower_steps=10, multiplier=multiplier, upper_step_size=0.1)
+        state = method.start(oracle, phi)
+        for t in range(30):
+            oracle.begin(t)
+            step = method.step(oracle, phi, oracle.pool, state)
+            state = step.state
+        variances.append(float(step.direction["phi"].var(0).sum()))
+    assert variances[1] == pytest.approx(variances[0], rel=0.1)
 
 
 def test_v_tends_to_that_of_implicit_differentiation_as_the_multiplier_grows():
