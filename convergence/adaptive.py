@@ -47,11 +47,19 @@ class Certified:
     def estimate(
         self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, *, start: Tensor | None = None
     ) -> Estimate:
-        """d from theta and v (None: zero). Raises ValueError on replicas, and where the constants certify nothing."""
+        """d from theta and v (None: zero).
+
+        Raises ValueError on replicas, on stochastic objectives, and where the constants certify nothing.
+        """
         if oracle.replicas is not None:
             raise ValueError(
                 f"expected replicas=None with accuracy={self.accuracy}, got {oracle.replicas}: "
                 "K and N would differ between the replicas"
+            )
+        if oracle.problem.has("draw"):
+            raise ValueError(
+                f"expected exact objectives with accuracy={self.accuracy}, got {type(oracle.problem).__name__}, "
+                "whose samples certify nothing of their mean"
             )
         error = _Error(Certificate.of(oracle.problem), self.lower_solver.one_step_size, theta)
         K, N, v, allowed = self.lower_solver.steps, self.linear_solver.steps, start, math.inf

@@ -20,8 +20,9 @@ class Declared:
     memory      bytes of one iteration as a function of K: "flat"; "root", of the order of sqrt K; "linear"
     exact       with all tasks, exact objectives, constant small steps and any K >= 1, phi tends to a zero of grad Phi
     rate        r: mean_{t<T} |grad Phi|^2 is O(T^-r) in that setting; None where phi tends to another point
-    noisy_rate  r: E |grad Phi|^2 is O(T^-r) with stochastic objectives of fixed variance and the step sizes of the
-                source, which may depend on T; None where the source has no such theorem
+    noisy_rate  r: E |grad Phi|^2 is O(T^-r) with stochastic objectives of fixed variance (of finite sums, where it
+                needs those) and the step sizes, terms of a series and lower steps of the source, which may depend on
+                T; None where the source has no such theorem
     source      where it is published
     """
 

@@ -236,7 +236,8 @@ class Problem:
         """The same tasks with a fresh sample of what their objectives average over; by default as they are, exact.
 
         Unbiased: on the tasks returned both objectives, and hence all their derivatives, have those of `tasks` as
-        their mean. The tasks have no replica axes; `rng` is a CPU generator, what is drawn lies where the tasks do.
+        their mean. The samples of the two levels are independent, so that products of a derivative of each have too.
+        The tasks have no replica axes; `rng` is a CPU generator, what is drawn lies where the tasks do.
         """
         return tasks
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from convergence.hypergradients.estimate import Estimate
-from convergence.linear_solvers import LinearSolver
+from convergence.linear_solvers import ConjugateGradient, Direct, LinearSolver
 from convergence.lower_solvers import LowerSolver
 from convergence.needs import TWICE_DIFFERENTIABLE, Need
 from convergence.oracle import Calls, Features, Oracle
@@ -20,7 +20,8 @@ class Implicit:
     """Implicit: d = mean_i [ grad_phi f_i - (d2g_i/dphi dtheta) v_i ],  (d2g_i/dtheta2) v_i = grad_theta f_i.
 
     fresh_products   where the objectives are stochastic: each product of the linear solver sees a sample of its own,
-                     as its theory asks of a Neumann series; otherwise b, all products and d see one sample together
+                     as its theory asks of a Neumann series; otherwise b, all products and d see one sample together.
+                     Not with `ConjugateGradient` and `Direct`, whose products must be of one matrix: ValueError
 
     Holds no graph of the lower steps. Cost a task: one upper gradient, the products of the linear solver, one
     cross product. Error: docs/theory.md S1, Lemma 1 and Theorem 1.
@@ -30,6 +31,13 @@ class Implicit:
     linear_solver: LinearSolver
     fresh_products: bool = False
     needs: ClassVar[tuple[Need, ...]] = (TWICE_DIFFERENTIABLE,)
+
+    def __post_init__(self) -> None:
+        if self.fresh_products and isinstance(self.linear_solver, (ConjugateGradient, Direct)):
+            raise ValueError(
+                f"expected a series beside fresh_products, got {type(self.linear_solver).__name__}, "
+                "whose products must be of one matrix"
+            )
 
     def estimate(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from convergence.arguments import positive
 from convergence.hypergradients import non_finite
 from convergence.method import Step, descend
+from convergence.needs import LOWER_ARGMIN, Need
 from convergence.oracle import Calls, Features, Oracle
 from problems import Parameters, Tasks
 
@@ -20,13 +22,15 @@ class ClosedForm:
 
     upper_step_size  beta; None leaves the step to an optimiser
 
-    Exact. Cost a task and iteration: one upper gradient; the closed form itself is not counted. Memory: one graph of
+    Exact; where the objectives are stochastic, exact on one sample, whose theta* does not have that of the whole as its
+    mean. Cost a task and iteration: one upper gradient; the closed form itself is not counted. Memory: one graph of
     the closed form. With class means as theta* it is ProtoNet (Snell, Swersky, Zemel, NeurIPS 2017), with ridge
     regression R2D2 (Bertinetto, Henriques, Torr, Vedaldi, ICLR 2019).
-    Raises ValueError where the problem has no `lower_argmin`.
     """
 
     upper_step_size: float | None = None
+
+    needs: ClassVar[tuple[Need, ...]] = (LOWER_ARGMIN,)
 
     def __post_init__(self) -> None:
         if self.upper_step_size is not None:
@@ -37,7 +41,7 @@ class ClosedForm:
 
     def step(self, oracle: Oracle, phi: Parameters, tasks: Tasks, state: None) -> Step:
         """phi_{t+1} from phi_t and the tasks of iteration t."""
-        z = oracle.embed(phi, tasks, keep_graph=True)
+        z, tasks = oracle.draw(oracle.embed(phi, tasks, keep_graph=True), tasks)
         theta = oracle.lower_argmin(z, tasks)
         d = oracle.total_gradient(z, theta, tasks)
         theta = theta.detach()

@@ -15,7 +15,7 @@ from convergence import (
     certified_error,
     run,
 )
-from problems import PROBLEMS, ProxLogistic, Quadratic
+from problems import PROBLEMS, Noisy, ProxLogistic, Quadratic
 from tests.strategies import normal
 from tests.twins import UserRidge
 
@@ -141,6 +141,8 @@ def test_replicas_and_calls_that_are_not_known_beforehand_are_refused():
     problem = Quadratic.random(tasks=3, p=2, q=3, kappa=3.0, seed=0)
     with pytest.raises(ValueError, match=r"expected replicas=None with accuracy=0.5, got 2"):
         run(problem, adaptive(0.5, beta=0.1), iterations=1, replicas=2)
+    with pytest.raises(ValueError, match=r"expected exact objectives with accuracy=0.5, got Noisy"):
+        run(Noisy(problem, lower=0.1), adaptive(0.5, beta=0.1), iterations=1)
     with pytest.raises(ValueError, match=r"expected accuracy=None for calls that are known beforehand, got 0.5"):
         adaptive(0.5, beta=0.1).declared_calls(3)
     for wrong in (0.0, -1.0, float("nan"), "0.5", True):

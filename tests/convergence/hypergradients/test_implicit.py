@@ -9,6 +9,7 @@ from torch import Tensor
 
 from convergence import (
     ConjugateGradient,
+    Direct,
     Estimate,
     GradientDescent,
     Implicit,
@@ -245,3 +246,9 @@ def test_the_implicit_estimate_backpropagates_once_whatever_the_lower_steps():
     after = [GradientDescent(k, 0.1).solve(oracle, z, theta, oracle.pool) for k in (1, 30)]
     assert not any(theta.requires_grad for theta in after)
     assert saved_bytes(lambda: estimate(after[0])) == saved_bytes(lambda: estimate(after[1])) > 0
+
+
+@pytest.mark.parametrize("solver", [ConjugateGradient(3), Direct()])
+def test_samples_of_their_own_are_refused_for_products_that_must_be_of_one_matrix(solver):
+    with pytest.raises(ValueError, match=f"expected a series beside fresh_products, got {type(solver).__name__}"):
+        Implicit(solver, fresh_products=True)

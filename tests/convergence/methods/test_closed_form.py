@@ -9,7 +9,7 @@ from torch.func import grad
 
 from convergence import MemoryReduced, Oracle, Status, peak_bytes, run
 from convergence.methods import ClosedForm
-from problems import Quadratic
+from problems import Noisy, Quadratic
 from tests.independent import Dense, assert_near
 from tests.problems.few_shot.tiny import few_shot
 from tests.strategies import normal, quadratics
@@ -92,10 +92,24 @@ def test_new_tasks_are_adapted_to_the_minimiser_without_a_graph():
     assert peak_bytes(lambda: METHOD.step(oracle, phi, oracle.pool, None)) > 0
 
 
+def test_a_stochastic_problem_is_seen_through_its_samples():
+    problem = solved()
+    phi = {"phi": normal(0, 3)}
+    oracle = Oracle(Noisy(problem, upper_phi=0.5))
+    _, drawn = oracle.draw(oracle.embed(phi, oracle.pool), oracle.pool)
+    oracle.begin(0)
+    step = METHOD.step(oracle, phi, oracle.pool, None)
+    eta = drawn.noise_upper_phi.mean(0)
+    assert bool(eta.any())
+    assert_near(step.direction["phi"], problem.base.hypergradient(phi)["phi"] + eta, within=1e-11)
+    with pytest.raises(ValueError, match="expected undrawn tasks for lower_argmin"):
+        run(Noisy(problem, lower=0.5), METHOD, iterations=1)
+
+
 @pytest.mark.parametrize("problem", [UserRidge(), few_shot()])
 def test_a_problem_without_the_minimiser_is_refused(problem):
     name = type(problem).__name__
-    with pytest.raises(ValueError, match=f"expected a problem with the closed form lower_argmin, got {name} without"):
+    with pytest.raises(ValueError, match=f"expected the closed form lower_argmin for ClosedForm, got {name}, which"):
         run(problem, METHOD, iterations=1, batch=2)
 
 
