@@ -24,8 +24,9 @@ class FirstOrder:
 
     d = mean_i [ grad_phi f_i + (d theta_{i,0} / dphi)' grad_theta f_i ] at theta_{i,K}: second derivatives of g are
     dropped, and with them the change of the steps with phi, so d is biased. Cost a task: K lower gradients, one upper
-    gradient. Memory independent of K. Source: Finn, Abbeel, Levine, ICML 2017, section 5.2 (first-order MAML); for a
-    start that does not depend on phi it is the estimate T1-T2 with T2 = 0 of Luketina et al., ICML 2016.
+    gradient. Memory independent of K. Where the start does not depend on phi, d is grad_phi f_i alone (ValueError where
+    f does not see phi either); what keeps one product with d2g/dphi dtheta, T1-T2, is `Unrolled(last=1)`.
+    Source: Finn, Abbeel, Levine, ICML 2017, section 5.2 (first-order MAML).
     """
 
     needs: ClassVar[tuple[Need, ...]] = ()

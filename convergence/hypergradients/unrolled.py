@@ -22,10 +22,12 @@ class Unrolled:
 
     last   None: all K steps, and the dependence of their start on phi. A number h: through the last h steps alone,
            theta_{K-h} held fixed where h < K; then d is off by what the steps before would have brought, of the order
-           of varrho^h (Shaban et al. 2019), and the memory grows with h
+           of varrho^h (Shaban et al. 2019), and the memory grows with h. With h = 1 it is the estimate T1-T2:
+           d = mean_i [ grad_phi f_i - alpha (d2g_i/dphi dtheta) grad_theta f_i ], the product at theta_{K-1}
 
     What MAML, ANIL and ITD-BiO do. Cost a task: K lower gradients, and backwards min(h, K) HVPs and cross products.
     Source: Franceschi et al., ICML 2017; Shaban, Cheng, Hatch, Boots, AISTATS 2019 (truncated);
+    Luketina, Berglund, Greff, Raiko, ICML 2016 (T1-T2);
     Ji, Yang, Liang, ICML 2021 (ITD-BiO).
     """
 

@@ -124,3 +124,16 @@ def test_the_memory_of_unrolling_grows_by_the_same_amount_with_each_step(measure
     assert each >= 4 * 6 * 8  # at least theta_k, q numbers for each of the 4 tasks
     assert used[2] - used[1] == each
     assert used[3] - used[2] == 6 * each
+
+
+def test_through_the_last_step_alone_it_is_t1_t2():
+    problem = ProxLogistic.random(tasks=3, q=3, examples=8)
+    dense, phi, alpha = Dense(problem), {"centre": normal(0, 3)}, 0.3
+    x = dense.vector(phi)
+    before, _ = estimated(problem, phi, Unrolled(last=0), GradientDescent(3, alpha))
+    found, _ = estimated(problem, phi, Unrolled(last=1), GradientDescent(4, alpha))
+    cross = dense.each(dense.cross, x, before.theta)  # at theta_{K-1}
+    slope = dense.each(dense.upper_slope, x, found.theta)  # at theta_K
+    direct = dense.each(grad(dense.f), x, found.theta)
+    expected = (direct - alpha * (cross.mT @ slope.unsqueeze(-1)).squeeze(-1)).mean(0)
+    assert_near(found.direction["centre"], expected, within=1e-13)
