@@ -29,7 +29,8 @@ def direction_in_chunks(
 ) -> Direction:
     """d of the batch from steps on `chunk` tasks at a time, whose d are averaged; they are all taken at phi.
 
-    Peak memory is that of one chunk and of d, whatever the number of tasks. Theta and v of the tasks are not kept,
+    Peak memory is that of one chunk and of d, whatever the number of tasks. What a method draws it draws for each chunk
+    anew; a method whose state counts iterations would count chunks. Theta and v of the tasks are not kept,
     except by the method's own state. Raises ValueError on a chunk below 1, a method that takes the upper step, or
     replicas.
     """

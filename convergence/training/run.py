@@ -20,7 +20,6 @@ from convergence.status import Status
 from convergence.streams import generator
 from convergence.training.evaluation import Evaluation, measure, ready
 from convergence.training.plan import DTYPES, Plan
-from convergence.trees import tensors_of
 from problems import Parameters
 from problems.few_shot import Embedding, Splits
 
@@ -46,23 +45,23 @@ class _Stopped(Exception):
 class Run:
     """A training run: `advance` takes one iteration, `state` is all that it depends on beside its arguments.
 
-    Iteration t draws its tasks from the stream (seed, "tasks", t), and nothing else is random: the state needs no
-    generator. Raises ValueError where the problem lacks what the method needs, and where the method takes the upper
-    step itself, or carries something from one iteration to the next (a warm start, which tasks drawn without end cannot
-    have).
+    Iteration t draws its tasks from the stream (seed, "tasks", t), and the method what it draws from (seed, "noise",
+    t): the state needs no generator. Raises ValueError where the problem lacks what the method needs, and where the
+    method takes the upper step itself, or carries something from one iteration to the next (a warm start, which tasks
+    drawn without end cannot have; a count of iterations).
     """
 
     def __init__(self, recipe: Recipe, splits: Splits, embedding: Embedding, plan: Plan):
         self.recipe, self.plan = recipe, plan
         self.problem = plan.problem(recipe, plan.episodes(splits, "train"), embedding)
         require(recipe.method, self.problem)
-        self.oracle = Oracle(self.problem)
+        self.oracle = Oracle(self.problem, seeds=(plan.seed,))
         phi = self.problem.phi0(generator(plan.seed, "start"))
         start = {name: tensor.to(plan.device, DTYPES[plan.dtype]) for name, tensor in phi.items()}
         self.optimised = Optimised(recipe.method, start, plan.make_optimizer(recipe))
         self.scheduler = plan.scheduler(self.optimised.optimizer)
         self.method_state = recipe.method.start(self.oracle, self.phi)
-        if tensors_of(self.method_state):
+        if not _is_empty(self.method_state):
             raise ValueError(f"expected a method without a state, got {type(recipe.method).__name__} with one")
         self.best = self._copy_of_phi()
         self.metrics: list[Row] = []
@@ -133,6 +132,7 @@ class Run:
         """d of this iteration's tasks, and the peak bytes where the meter, which costs time, is asked for."""
         plan, device = self.plan, torch.device(self.plan.device)
         tasks = self.problem.sample(plan.batch, generator(plan.seed, "tasks", self.iteration)).to(device)
+        self.oracle.begin(self.iteration)
 
         def step() -> Direction:
             return direction_in_chunks(
@@ -238,6 +238,11 @@ def check_shapes(phi: Mapping[str, Any], expected: Parameters) -> None:
                 f"expected a checkpoint of this architecture, with {name!r} of shape {tuple(tensor.shape)}, "
                 f"got {tuple(phi[name].shape)}"
             )
+
+
+def _is_empty(state: Any) -> bool:
+    """Whether nothing is carried over: None, or a tuple of that."""
+    return state is None or (isinstance(state, tuple) and all(map(_is_empty, state)))
 
 
 def _length(parameters: Parameters) -> float:

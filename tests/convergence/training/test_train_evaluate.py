@@ -7,13 +7,13 @@ import random
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 
 from convergence import Oracle
-from convergence.methods import ClosedForm
+from convergence.methods import BSA, ClosedForm
 from convergence.recipes import RECIPES
 from convergence.status import Status
 from convergence.streams import generator
@@ -235,6 +235,25 @@ def test_a_run_goes_on_in_memory_and_its_start_is_left_alone():
     assert_same_run(whole, tiny(start=short.state))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Draws(ClosedForm):
+    """A method that draws a number in each step."""
+
+    seen: list[float] = field(default_factory=list)
+
+    def step(self, oracle, phi, tasks, state):
+        self.seen.append(oracle.sampled(lambda rng: torch.rand(1, generator=rng)).item())
+        return super().step(oracle, phi, tasks, state)
+
+
+def test_what_a_method_draws_is_a_function_of_the_seed_and_the_iteration_also_where_a_run_goes_on():
+    method = Draws()
+    recipe = RECIPES["protonet"].__class__(source="", method=method, head=lambda way: PrototypeHead(way=way))
+    short = tiny(2, recipe, seed=7, chunk=2)
+    tiny(4, recipe, seed=7, chunk=2, start=short.state)
+    assert method.seen == [torch.rand(1, generator=generator(7, "noise", t)).item() for t in range(4)]
+
+
 def test_a_finished_run_is_asked_for_more_iterations(tmp_path):
     tiny(3, out=tmp_path)
     assert_same_run(tiny(6), tiny(6, out=tmp_path, resume=True))
@@ -370,6 +389,9 @@ def test_tensorboard_gets_the_numbers_where_it_is_installed(monkeypatch, tmp_pat
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="expected a folder out to resume from, got None"):
         tiny(resume=True)
+    counting = BSA(lower_steps=1, lower_step_size=0.1, linear_step_size=0.1)
+    with pytest.raises(ValueError, match="expected a method without a state, got BSA with one"):
+        tiny(1, replace(RECIPE, method=counting))
     with pytest.raises(ValueError, match="warm_start"):
         tiny(recipe=RECIPE.varied(warm_start=True))
     with pytest.raises(ValueError, match="upper_step_size=None with an optimizer"):
