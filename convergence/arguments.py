@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+from typing import TypeGuard
 
 
 def integer(name: str, value: object, *, least: int, otherwise: str = "") -> int:
@@ -26,5 +27,21 @@ def integer(name: str, value: object, *, least: int, otherwise: str = "") -> int
 
 def positive(name: str, value: object) -> None:
     """Raise ValueError unless the value is a finite number > 0; numpy's numbers pass, True and "1" do not."""
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or value <= 0 or not value < math.inf:
+    if not _is_number(value) or not 0 < value < math.inf:
         raise ValueError(f"expected {name} a finite number > 0, got {value!r}")
+
+
+def non_negative(name: str, value: object) -> None:
+    """Raise ValueError unless the value is a finite number >= 0, with the types of `positive`."""
+    if not _is_number(value) or not 0 <= value < math.inf:
+        raise ValueError(f"expected {name} a finite number >= 0, got {value!r}")
+
+
+def share(name: str, value: object) -> None:
+    """Raise ValueError unless the value is a number in (0, 1], with the types of `positive`."""
+    if not _is_number(value) or not 0 < value <= 1:
+        raise ValueError(f"expected {name} a number in (0, 1], got {value!r}")
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -20,8 +20,9 @@ class Implicit:
     """Implicit: d = mean_i [ grad_phi f_i - (d2g_i/dphi dtheta) v_i ],  (d2g_i/dtheta2) v_i = grad_theta f_i.
 
     fresh_products   where the objectives are stochastic: each product of the linear solver sees a sample of its own,
-                     as its theory asks of a Neumann series; otherwise b, all products and d see one sample together.
-                     Not with `ConjugateGradient` and `Direct`, whose products must be of one matrix: ValueError
+                     as its theory asks of a Neumann series. ValueError beside `ConjugateGradient` and `Direct`, whose
+                     products must be of one matrix. Otherwise b, all products and d see one sample together; E d is
+                     then off by the order of its variance: the mean of H^-1 is not the inverse of the mean of H
 
     Holds no graph of the lower steps. Cost a task: one upper gradient, the products of the linear solver, one
     cross product. Error: docs/theory.md S1, Lemma 1 and Theorem 1.

@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from convergence.arguments import integer
+from convergence.arguments import integer, non_negative
 from convergence.declared import Declared
 from convergence.methods.alternating import Alternating
-from convergence.methods.warm import non_negative
 from convergence.needs import TWICE_DIFFERENTIABLE, Need
 
 
@@ -52,7 +51,7 @@ class BSA(Alternating):
     def __post_init__(self) -> None:
         super().__post_init__()
         integer("lower_steps", self.lower_steps, least=0)
-        non_negative(self, "lower_growth")
+        non_negative("lower_growth", self.lower_growth)
 
     def steps_at(self, iteration: int) -> int:
         """ceil(K (t + 1)^a)."""

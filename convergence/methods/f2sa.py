@@ -7,10 +7,10 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
-from convergence.arguments import integer, positive
+from convergence.arguments import integer, non_negative, positive
 from convergence.declared import Declared
 from convergence.method import Step
-from convergence.methods.warm import Warm, failures, non_negative
+from convergence.methods.warm import Warm, failures
 from convergence.needs import POOL, Need
 from convergence.oracle import Calls, Oracle
 from convergence.pool_rows import rows, with_rows
@@ -77,7 +77,7 @@ class F2SA(Warm):
         super().__post_init__()
         integer("lower_steps", self.lower_steps, least=0)
         positive("multiplier", self.multiplier)
-        non_negative(self, "multiplier_growth")
+        non_negative("multiplier_growth", self.multiplier_growth)
 
     def start(self, oracle: Oracle, phi: Parameters) -> State:
         """theta0 for theta and y of every task of the pool."""

@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from convergence.arguments import integer
+from convergence.arguments import integer, share
 from convergence.declared import Declared
 from convergence.method import Step
 from convergence.methods.warm import Warm, failures
@@ -80,8 +80,7 @@ class STABLE(Warm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.averaging, bool) or not 0 < self.averaging <= 1:
-            raise ValueError(f"expected averaging a number in (0, 1], got {self.averaging!r}")
+        share("averaging", self.averaging)
         if self.size is not None:
             integer("size", self.size, least=1, otherwise="None or ")
 

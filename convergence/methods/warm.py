@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from convergence.arguments import positive
+from convergence.arguments import non_negative, positive
 from convergence.hypergradients import non_finite
 from convergence.method import descend
 from convergence.needs import POOL, TWICE_DIFFERENTIABLE, Need
@@ -39,7 +38,8 @@ class Warm:
 
     def __post_init__(self) -> None:
         positive_or_none(self, "lower_step_size", "upper_step_size")
-        non_negative(self, "lower_decay", "upper_decay")
+        non_negative("lower_decay", self.lower_decay)
+        non_negative("upper_decay", self.upper_decay)
 
     # ---- parts of a step
 
@@ -89,10 +89,3 @@ def positive_or_none(method: object, *names: str) -> None:
     for name in names:
         if (value := getattr(method, name)) is not None:
             positive(name, value)
-
-
-def non_negative(method: object, *names: str) -> None:
-    """Raise ValueError unless each of these fields is a finite number >= 0."""
-    for name in names:
-        if not 0 <= (value := getattr(method, name)) < math.inf:
-            raise ValueError(f"expected {name} a finite number >= 0, got {value!r}")
