@@ -138,11 +138,19 @@ def direction_error_sq(snapshot: Snapshot) -> Tensor:
 
 
 def certified_direction_error(snapshot: Snapshot) -> Tensor:
-    """A bound on |d_t - grad Phi_B(phi_t)| over the tasks of the batch, without theta*; not counted."""
-    assert snapshot.step is not None
-    assert snapshot.tasks is not None
+    """A bound on |d_t - grad Phi_B(phi_t)| over the tasks of the batch, without theta*; not counted.
+
+    What is certified of D(phi, theta, v), and |d - D|: zero for implicit directions of exact objectives, and what any
+    other method adds, or noise.
+    """
+    step, tasks = snapshot.step, snapshot.tasks
+    assert step is not None
+    assert tasks is not None
     oracle = Oracle(snapshot.problem, replicas=snapshot.replicas)
-    return certified_error(oracle, snapshot.phi, snapshot.tasks, snapshot.step.theta, snapshot.step.v)
+    certified = certified_error(oracle, snapshot.phi, tasks, step.theta, step.v)
+    D = oracle.hypergradient(oracle.embed(snapshot.phi, tasks), step.theta, step.v, tasks)
+    apart = {name: d - D[name] for name, d in step.direction.items()}
+    return certified + _norm_sq(apart, snapshot.replicas).sqrt()
 
 
 PROBES = {

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convergence import PROBES, MemoryReduced, Oracle, Snapshot, run
-from problems import PROBLEMS, Problem, Quadratic
+from convergence import PROBES, SOBA, MemoryReduced, Oracle, Reptile, Snapshot, run
+from problems import PROBLEMS, Noisy, Problem, Quadratic
 from tests.independent import assert_near
 from tests.strategies import normal, quadratics, seeds
 from tests.twins import Endless, Twin, UserRidge
@@ -131,3 +131,15 @@ def test_an_endless_problem_has_no_true_gradient(name):
     snapshot = Snapshot(Endless(), None, None, 0, {"x": torch.zeros(2)})
     with pytest.raises(ValueError, match=r"finite pool of tasks for the true gradient, got Endless, .* probes=\(\)"):
         PROBES[name].measure(snapshot)
+
+
+@pytest.mark.parametrize("replicas", [None, 3])
+@pytest.mark.parametrize("noise", [0.0, 3.0])
+@pytest.mark.parametrize(
+    "method", [SOBA(upper_step_size=0.1), Reptile(lower_steps=2, upper_step_size=0.1)], ids=["soba", "reptile"]
+)
+def test_the_certificate_holds_for_directions_that_are_not_implicit_and_for_samples(method, noise, replicas):
+    problem = Quadratic.random(tasks=4, p=3, q=3, kappa=3.0, coupling=0.01, initialisation=True)
+    options = {"iterations": 5, "replicas": replicas, "probes": ("direction_error_sq", "certified_direction_error")}
+    trace = run(Noisy(problem, upper_phi=noise), method, **options).trace
+    assert (trace["direction_error_sq"].sqrt() <= trace["certified_direction_error"]).all()
