@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from convergence import ConjugateGradient, Estimate, GradientDescent, Implicit, MemoryReduced, Oracle, State, Step
-from convergence.pool_rows import rows
+from convergence.pool_rows import rows, with_rows
 from problems import Parameters, Tasks, map_parameters
 
 
@@ -224,7 +224,7 @@ class LateHessian(MemoryReduced):
         hessian = oracle.lower_hessian(z, at[self.late_hessian], tasks)
         v, _, failure = ConjugateGradient(self.cg_steps).solve(hessian, b, rows(state.v, tasks, oracle))
         d = oracle.hypergradient(z, right.theta, v, tasks)
-        stored = self._store(state, tasks, oracle, right.theta, v)
+        stored = with_rows(state, State(right.theta, v), tasks, oracle)
         return moved(self, phi, right, d)._replace(v=v, state=stored, failure=failure)
 
 
