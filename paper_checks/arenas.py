@@ -41,7 +41,7 @@ def quadratic(setting: Setting) -> Arena:
 def representation(setting: Setting) -> Arena:
     """All tasks, exact objectives, not convex; Phi* = 0."""
     problem = Representation.random(tasks=12, d=8, rank=2, examples=16, seed=setting.seed + 2)
-    calls = 12 * setting.pick(1600, 8000)
+    calls = 12 * setting.pick(1400, 8000)
     step_size = 1 / problem.lower_smoothness(NORM)
     return _arena(
         setting,
@@ -58,7 +58,7 @@ def representation(setting: Setting) -> Arena:
 def logistic(setting: Setting) -> Arena:
     """Finite sums seen through blocks of examples."""
     whole = CentredHeads.random(tasks=4, q=5, examples=20, prox=0.5, seed=setting.seed)
-    examples = 4 * 5 * setting.pick(700, 8000)
+    examples = 4 * 5 * setting.pick(600, 8000)
     return _arena(
         setting, "logistic", Minibatch(whole, lower=5, upper=5), (3, 3), budget=examples, points=setting.pick(13, 31)
     )
@@ -73,7 +73,7 @@ def cleaning(setting: Setting) -> Arena:
         "cleaning",
         Minibatch(whole, lower=size, upper=size),
         (3, 3),
-        budget=size * setting.pick(1000, 6000),
+        budget=size * setting.pick(900, 6000),
         points=setting.pick(9, 21),
         probes=(Probe("auc", _inside("detection_auc")), Probe("accuracy", _inside("test_accuracy"))),
         steps=setting.pick(200, 1000),
