@@ -17,7 +17,7 @@ from problems import Parameters, Tasks
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts(ABC):
+class MadeOfParts(ABC):
     """One upper iteration from theta0(phi): lower steps, an estimate of grad Phi, a step on phi.
 
     A subclass names its `lower_solver` and its `hypergradient`, and with that declares its calls. Nothing is carried
@@ -71,7 +71,7 @@ class Parts(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Composed(Parts):
+class Composed(MadeOfParts):
     """Any lower solver with any estimator that can follow it.
 
     lower             a LowerSolver, such as GradientDescent(K, alpha)
@@ -100,8 +100,8 @@ class Composed(Parts):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowerSteps(Parts):
-    """`Parts` with K gradient steps as the lower solver.
+class LowerSteps(MadeOfParts):
+    """`MadeOfParts` with K gradient steps as the lower solver.
 
     lower_steps       K >= 0
     lower_step_size   alpha; None takes 2 / (L + mu) from the problem's constants

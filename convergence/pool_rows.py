@@ -38,14 +38,22 @@ def rows(stored: T, tasks: Tasks, oracle: Oracle) -> T:
 def with_rows(stored: T, new: T, tasks: Tasks, oracle: Oracle) -> T:
     """What is stored, with the rows of these tasks replaced by the new ones; None stays None.
 
-    A task that is drawn twice brings the same row twice where the objectives are exact. Where they are not, and its two
-    rows differ, one number or the other is kept.
+    A task that is drawn twice brings the same row twice where the objectives are exact. Where they are not its two rows
+    differ: the first is kept, so that a run does not depend on the order in which a device writes.
     """
+    axis = tasks.index.dim() - 1
+    first = None
+    if (
+        not oracle.exact and tasks is not oracle.pool
+    ):  # where each place of the batch holds the first place of the same task
+        first = (tasks.index.unsqueeze(-1) == tasks.index.unsqueeze(-2)).to(tasks.index.dtype).argmax(-1)
 
     def in_one(old: Tensor, row: Tensor) -> Tensor:
         if tasks is oracle.pool:
             return row
-        return old.scatter(tasks.index.dim() - 1, _wide(tasks.index, old).expand_as(row), row)
+        if first is not None:
+            row = row.gather(axis, _wide(first, row).expand_as(row))
+        return old.scatter(axis, _wide(tasks.index, old).expand_as(row), row)
 
     return cast(T, map_tensors(in_one, stored, new))
 

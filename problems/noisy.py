@@ -73,6 +73,8 @@ class Noisy(Wrapper):
         for level, size in self.levels.items():
             if not 0 <= size < math.inf:
                 raise ValueError(f"expected a level {level} >= 0, got {size}")
+        if any(self.levels.values()):
+            self.blocks = None  # a sum with noise is no finite sum: its blocks alone do not tell the whole
         rng = torch.Generator()
         phi, task = problem.phi0(rng), problem.sample(1, rng)
         if taken := problem.draw(task, rng).tensors.keys() & {f"noise_{level}" for level in self.levels}:

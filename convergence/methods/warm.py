@@ -26,7 +26,7 @@ class Warm:
     upper_step_size   beta; None leaves the step to an optimiser
     upper_decay       a >= 0: iteration t takes beta (t + 1)^-a; has no effect on an optimiser
 
-    Of a task that is drawn twice in one batch, with two samples, one of the two updates is kept.
+    Of a task that is drawn twice in one batch, with two samples, the first of the two updates is kept.
     """
 
     lower_step_size: float | None = None

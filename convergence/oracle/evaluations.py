@@ -26,7 +26,7 @@ class Evaluations:
         self.upper_values: Tensor | None = None
         self._map = replicas is not None and not problem.broadcasts_replicas
         self._pool: Tasks | None = None
-        self._exact = not problem.has("draw")
+        self.exact = not problem.has("draw")
         self._seeds = tuple(seeds) if seeds is not None else tuple(range(replicas or 1))
         self.begin(0)
 
@@ -43,7 +43,7 @@ class Evaluations:
     def draw(self, z: Features, tasks: Tasks) -> tuple[Features, Tasks]:
         """The same tasks with a fresh sample of their objectives, and the features there (with a graph, where z has
         one); what was given where the objectives are exact."""
-        if self._exact:
+        if self.exact:
             return z, tasks
         if self.replicas is not None and self.problem.has("draw_replicas"):
             return self._at(z, self.problem.draw_replicas(tasks, self._noise))

@@ -80,7 +80,7 @@ class Oracle(ThroughSteps, EachTask):
 
     def fresh_hessian(self, z: Features, theta: Tensor, tasks: Tasks) -> LowerHessian:
         """As `lower_hessian`; where g is stochastic each product sees a fresh sample of it."""
-        if self._exact:
+        if self.exact:
             return self.lower_hessian(z, theta, tasks)
 
         def product(v: Tensor) -> Tensor:

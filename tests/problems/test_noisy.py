@@ -12,8 +12,8 @@ from scipy.stats import chi2, kstest, norm
 from torch import Tensor
 from torch.func import grad
 
-from convergence import ConjugateGradient, Direct, Oracle
-from problems import Noisy, Parameters, Problem, ProxLogistic, Quadratic, Representation, Tasks
+from convergence import SABA, ConjugateGradient, Direct, Oracle, run
+from problems import Minibatch, Noisy, Parameters, Problem, ProxLogistic, Quadratic, Representation, Tasks
 from tests.independent import EPS, Dense, assert_near
 from tests.strategies import normal
 from tests.twins import Endless, UserRidge
@@ -319,3 +319,12 @@ def test_impossible_levels_are_refused(level, size):
 def test_noise_upon_the_same_noise_is_refused():
     with pytest.raises(ValueError, match=r"expected Noisy without noise of its own, got tasks with \['noise_lower'\]"):
         Noisy(Noisy(Endless(), lower=1.0), lower=1.0)
+
+
+def test_noise_on_a_finite_sum_leaves_no_blocks_to_go_through():
+    inner = Minibatch(ProxLogistic.random(tasks=2, q=3, examples=4), lower=2, upper=2)
+    assert Noisy(inner).blocks == inner.blocks
+    noisy = Noisy(inner, lower=0.1)
+    assert noisy.blocks is None
+    with pytest.raises(ValueError, match="finite sums .* for SABA, got Noisy"):
+        run(noisy, SABA(lower_step_size=0.1, upper_step_size=0.1), iterations=1)
