@@ -326,5 +326,5 @@ def test_noise_on_a_finite_sum_leaves_no_blocks_to_go_through():
     assert Noisy(inner).blocks == inner.blocks
     noisy = Noisy(inner, lower=0.1)
     assert noisy.blocks is None
-    with pytest.raises(ValueError, match="finite sums .* for SABA, got Noisy"):
+    with pytest.raises(ValueError, match=r"finite sums .* for SABA, got Noisy"):
         run(noisy, SABA(lower_step_size=0.1, upper_step_size=0.1), iterations=1)
