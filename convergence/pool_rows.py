@@ -42,20 +42,20 @@ def with_rows(stored: T, new: T, tasks: Tasks, oracle: Oracle) -> T:
     differ: the first is kept, so that a run does not depend on the order in which a device writes.
     """
     axis = tasks.index.dim() - 1
-    first = None
-    if (
-        not oracle.exact and tasks is not oracle.pool
-    ):  # where each place of the batch holds the first place of the same task
-        first = (tasks.index.unsqueeze(-1) == tasks.index.unsqueeze(-2)).to(tasks.index.dtype).argmax(-1)
 
     def in_one(old: Tensor, row: Tensor) -> Tensor:
         if tasks is oracle.pool:
             return row
-        if first is not None:
-            row = row.gather(axis, _wide(first, row).expand_as(row))
+        if not oracle.exact:
+            row = row.gather(axis, _wide(_first(tasks.index), row).expand_as(row))
         return old.scatter(axis, _wide(tasks.index, old).expand_as(row), row)
 
     return cast(T, map_tensors(in_one, stored, new))
+
+
+def _first(index: Tensor) -> Tensor:
+    """Where in the batch each task of it is drawn first, (..., B)."""
+    return (index.unsqueeze(-1) == index.unsqueeze(-2)).to(index.dtype).argmax(-1)
 
 
 def _wide(index: Tensor, stored: Tensor) -> Tensor:

@@ -53,7 +53,9 @@ class Minibatch(Wrapper):
         if taken := one.tensors.keys() & set(_NUMBERS):
             raise ValueError(f"expected task tensors of {name} named otherwise than {sorted(taken)}")
         self.sizes = Terms(_divisor("lower", lower, whole.lower), _divisor("upper", upper, whole.upper))
-        self.blocks = Terms(whole.lower // self.sizes.lower, whole.upper // self.sizes.upper)
+        self._counts = Terms(whole.lower // self.sizes.lower, whole.upper // self.sizes.upper)
+        # With noise inside, blocks alone do not tell the whole: no finite sum for methods that keep tables of them
+        self.blocks = None if super().has("draw") else self._counts
 
     def has(self, closed_form: str) -> bool:
         """Whether the problem inside overrides it; `draw` is given here."""
@@ -71,8 +73,7 @@ class Minibatch(Wrapper):
         return self.select_blocks(tasks, lower, upper)
 
     def _numbers(self, tasks: Tasks, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        assert self.blocks is not None
-        lower, upper = (torch.randint(count, tasks.index.shape[-1:], generator=rng) for count in self.blocks)
+        lower, upper = (torch.randint(count, tasks.index.shape[-1:], generator=rng) for count in self._counts)
         return lower, upper
 
     def select_blocks(self, tasks: Tasks, lower: Tensor, upper: Tensor) -> Tasks:
@@ -82,7 +83,6 @@ class Minibatch(Wrapper):
         range, of other shapes, or tasks that are drawn already.
         """
         assert self.examples is not None
-        assert self.blocks is not None
         if "lower_block" in tasks.tensors:
             raise ValueError("expected tasks with all their examples, got tasks drawn already")
         shape = tasks.index.shape
@@ -91,7 +91,7 @@ class Minibatch(Wrapper):
         tensors = {name: tasks.tensors[name] for name in shared}
         if more:
             tensors = {name: tensor.expand(*more, *tensor.shape) for name, tensor in tensors.items()}
-        for level, names, count, block in zip(_NUMBERS, self.examples, self.blocks, (lower, upper), strict=True):
+        for level, names, count, block in zip(_NUMBERS, self.examples, self._counts, (lower, upper), strict=True):
             if block.shape != (*more, *shape) or not bool(((block >= 0) & (block < count)).all()):
                 raise ValueError(
                     f"expected {level} of shape {tuple(shape)} from 0 to {count - 1}, got {block.tolist()}"

@@ -11,8 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convergence import ITDBiO, MemoryReduced, Oracle, RunFailed, Status, run
-from convergence.methods import ClosedForm
+from convergence import SOBA, ITDBiO, MemoryReduced, Oracle, RunFailed, Status, run
 from convergence.optimisers import ELEMENTWISE, MakeOptimizer, Optimised
 from convergence.streams import TaskStream, generator
 from problems import Parameters, ProxLogistic, Quadratic
@@ -208,7 +207,7 @@ def test_a_phi0_that_the_caller_holds_is_not_moved():
     [
         dataclasses.replace(METHOD, upper_step_size=0.1),
         ITDBiO(lower_steps=1, lower_step_size=0.1, upper_step_size=0.1),
-        ClosedForm(upper_step_size=0.1),
+        SOBA(lower_step_size=0.1, upper_step_size=0.1),
     ],
 )
 def test_two_upper_steps_are_refused(method):
@@ -216,7 +215,7 @@ def test_two_upper_steps_are_refused(method):
         run(Quadratic.random(tasks=2, p=2, q=2, kappa=2.0), method, iterations=1, optimizer=OPTIMIZERS["adam"])
 
 
-@pytest.mark.parametrize("method", [METHOD, ITDBiO(lower_steps=1), ClosedForm()])
+@pytest.mark.parametrize("method", [METHOD, ITDBiO(lower_steps=1), SOBA()])
 def test_no_upper_step_is_refused(method):
     name = type(method).__name__
     with pytest.raises(ValueError, match=f"expected upper_step_size or an optimizer, got neither: {name} moves no phi"):
