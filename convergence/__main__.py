@@ -52,6 +52,9 @@ def solve(
     stop: Annotated[float | None, typer.Option(help="Stop at this |grad Phi|.")] = None,
     seed: Annotated[int, typer.Option(help="Of the instance, the start and the task stream.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Each iteration as one compiled program; pays back from 1e5 of them on.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Write the result and its trace to this JSON file.")] = None,
 ) -> None:
     """Run a method on a problem and print what it reached.
@@ -86,6 +89,7 @@ def solve(
         stop_at=None if stop is None else {"grad_norm_sq": stop**2},
         seed=seed,
         device=device,
+        compile=compiled,
         progress=Console().is_terminal,
         raise_on_failure=False,
     )
@@ -140,6 +144,8 @@ def _print(result: Result, problem: str, method: str) -> None:
     for name, count in result.calls.items():
         table.add_row(f"{name} calls", f"{count}")
     table.add_row("seconds", f"{result.seconds:.2f}")
+    if result.compile_seconds:
+        table.add_row("of these to compile", f"{result.compile_seconds:.2f}")
     Console().print(table)
 
 

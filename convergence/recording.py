@@ -65,6 +65,7 @@ class Recorder:
         self._probes, self._thresholds = probes, thresholds
         self._lead, self._device = lead, device
         self._values: dict[str, list[Tensor]] = {probe.name: [] for probe in probes}
+        self.watches_steps = any(probe.of_step for probe in probes)
 
     def of_phi(self, snapshot: Snapshot, running: Running) -> Tensor | None:
         """Measure the probes of phi; the replicas that meet every threshold among them, None where there is none."""

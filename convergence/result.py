@@ -23,6 +23,7 @@ class Result:
     examples     terms of the objectives that those calls looked at: more than the calls where tasks are finite sums
     status       how the run ended; with replicas the worst of `statuses`
     iterations   upper iterations completed (of the replica that ran longest)
+    seconds, compile_seconds  of the run, and of these what tracing and compiling took
     statuses, iterations_of   one entry a replica; one entry where there are no replicas
     """
 
@@ -37,6 +38,7 @@ class Result:
     state: Any
     seeds: tuple[int, ...]
     seconds: float
+    compile_seconds: float
     probed_at: Tensor = field(repr=False)
 
 

@@ -35,6 +35,11 @@ class Evaluations:
         self._iteration = iteration
         self._rngs: list[torch.Generator] | None = None
 
+    @property
+    def drew(self) -> bool:
+        """Whether numbers were drawn since the iteration began."""
+        return self._rngs is not None
+
     def sampled(self, make: Callable[[torch.Generator], Tensor]) -> Tensor:
         """make(rng) with the noise stream of each replica, stacked over the replicas where there are any."""
         found = [make(rng) for rng in self._noise]

@@ -137,7 +137,7 @@ def _ones():
 
 
 def test_claims_judged_side_by_side_are_those_judged_one_by_one(monkeypatch, capsys, tmp_path):
-    names = ("memory", "cg_rate")
+    names = ("growing_lower_steps", "cg_rate")
     for jobs in (1, 2):
         code, out, _ = call(monkeypatch, capsys, *names, "--jobs", jobs, "--out", tmp_path / str(jobs))
         assert code == 0

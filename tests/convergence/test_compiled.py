@@ -1,0 +1,111 @@
+"""The compiled upper iteration equals the one written in Python, counts the same, and refuses what it cannot be."""
+
+import shutil
+
+import pytest
+from torch._inductor.exc import InvalidCxxCompiler
+
+from convergence import (
+    SOBA,
+    Composed,
+    ForwardGradient,
+    GradientDescent,
+    ITDBiO,
+    MemoryReduced,
+    run,
+)
+from problems import Noisy, ProxLogistic, Quadratic
+from tests.convergence.test_optimisers import OPTIMIZERS
+from tests.independent import assert_near
+from tests.twins import Endless
+
+QUADRATIC = Quadratic.random(tasks=6, p=3, q=4, kappa=5.0, seed=1)
+LOGISTIC = ProxLogistic.random(tasks=5, q=3, examples=6)
+WARM = MemoryReduced(lower_steps=2, cg_steps=2, upper_step_size=0.2)
+UNROLLED = ITDBiO(lower_steps=2, upper_step_size=0.2)
+needs_a_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler: g++ or clang++"
+)
+# What torch's compiler says of itself is not this package's to mend
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+CASES = {
+    "closed forms, all tasks": (QUADRATIC, WARM, {}),
+    "replicas": (QUADRATIC, WARM, {"batch": 3, "replicas": 3}),
+    "automatic derivatives, replicas": (LOGISTIC, WARM, {"batch": 2, "replicas": 2}),
+    "unrolled": (LOGISTIC, UNROLLED, {"batch": 2}),
+    "optimiser": (QUADRATIC, MemoryReduced(lower_steps=2, cg_steps=2), {"optimizer": OPTIMIZERS["adam"]}),
+}
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("case", CASES)
+def test_a_compiled_run_is_the_run(case):
+    problem, method, options = CASES[case]
+    probes = ("grad_norm_sq", "direction_norm_sq", "direction_error_sq")
+    eager, compiled = (
+        run(problem, method, iterations=12, probes=probes, seed=3, compile=way, **options) for way in (False, True)
+    )
+    for name, tensor in eager.phi.items():
+        assert_near(compiled.phi[name], tensor, within=1e-12)
+    for name, values in eager.trace.items():
+        assert_near(compiled.trace[name], values, within=1e-12)
+    assert (compiled.calls, compiled.examples) == (eager.calls, eager.examples)
+    assert (compiled.status, compiled.iterations) == (eager.status, eager.iterations)
+    assert compiled.seconds > compiled.compile_seconds > 0 == eager.compile_seconds
+
+
+@needs_a_compiler
+def test_tasks_without_end_are_seen_anew_by_every_iteration():
+    method = MemoryReduced(lower_steps=2, lower_step_size=0.1, cg_steps=2, upper_step_size=0.1, warm_start=False)
+    eager, compiled = (
+        run(Endless(), method, iterations=5, batch=3, probes=(), seed=1, compile=way) for way in (False, True)
+    )
+    for name, tensor in eager.phi.items():
+        assert_near(compiled.phi[name], tensor, within=1e-12)
+
+
+@needs_a_compiler
+def test_a_breakdown_is_seen_in_a_compiled_run():
+    fast = MemoryReduced(lower_steps=3, lower_step_size=1e200, cg_steps=1, upper_step_size=1.0)
+    found = [
+        run(QUADRATIC, fast, iterations=4, raise_on_failure=False, probes=(), compile=way) for way in (False, True)
+    ]
+    assert found[0].status is found[1].status
+    assert found[1].status.failed
+    assert found[0].iterations == found[1].iterations
+
+
+@pytest.mark.parametrize(
+    ("problem", "method", "said"),
+    [
+        (Noisy(QUADRATIC, lower=0.1), WARM, "expected exact objectives with compile=True, got Noisy"),
+        (
+            QUADRATIC,
+            SOBA(upper_step_size=0.1),
+            "expected a state of tensors with compile=True, got SOBA, whose state holds 0",
+        ),
+        (
+            QUADRATIC,
+            Composed(lower=GradientDescent(2, 0.1), estimator=ForwardGradient(), upper_step_size=0.1),
+            "expected a method that draws no numbers with compile=True, got Composed",
+        ),
+        (
+            QUADRATIC,
+            MemoryReduced(lower_steps=5, cg_steps=5, upper_step_size=0.1, accuracy=0.5),
+            "expected a step without decisions on values with compile=True, got one of MemoryReduced",
+        ),
+    ],
+)
+def test_a_step_that_cannot_be_written_down_is_refused(problem, method, said):
+    with pytest.raises(ValueError, match=said):
+        run(problem, method, iterations=2, probes=(), compile=True)
+
+
+def test_without_a_compiler_one_sentence_says_so(monkeypatch):
+    def missing(*arguments, **options):
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr("convergence.compiled.torch.compile", lambda program, **options: missing)
+    with pytest.raises(ValueError, match=r"expected a C\+\+ compiler .* for compile=True, got none"):
+        run(QUADRATIC, WARM, iterations=2, probes=(), compile=True)
