@@ -53,7 +53,7 @@ def solve(
     seed: Annotated[int, typer.Option(help="Of the instance, the start and the task stream.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     compiled: Annotated[
-        bool, typer.Option("--compile", help="Each iteration as one compiled program; pays back from 1e5 of them on.")
+        bool, typer.Option("--compile", help="Each iteration as one compiled program: seconds once, then faster.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write the result and its trace to this JSON file.")] = None,
 ) -> None:

@@ -56,7 +56,7 @@ def main() -> None:
     """Measure everything, print it, write it. One thread, as the battery runs."""
     torch.set_num_threads(1)
     committed = json.loads(WRITTEN.read_text())["figures"] if WRITTEN.exists() else {}
-    figures: dict[str, Figure] = {**_upper_iteration(), **_few_large_steps(), **few_shot(), **_battery()}
+    figures: dict[str, Figure] = {**_upper_iteration(), **_compiled(), **_few_large_steps(), **few_shot(), **_battery()}
     table = Table(title=f"{os.cpu_count()} cores, {torch.get_num_threads()} threads", title_justify="left")
     for heading in ("figure", "median", "min", "max", "unit", "last committed", "aim"):
         table.add_column(heading, justify="left" if heading in ("figure", "unit", "aim") else "right", overflow="fold")
@@ -92,6 +92,39 @@ def _upper_iteration() -> dict[str, Figure]:
         "automatic derivatives / closed forms": figure_of(ratios(automatic, one), "ratio", ""),
         "torch operations an upper iteration, 1 replica": figure_of([_operations(problem, method)], "operations", ""),
     }
+
+
+def _compiled() -> dict[str, Figure]:
+    """Upper iterations as compiled programs against the same in Python; what compiling took is not in the ratio."""
+    found: dict[str, Figure] = {}
+    method = MemoryReduced(lower_steps=5, cg_steps=5, upper_step_size=0.3)
+    heads = ProxLogistic.random(tasks=32, q=20, examples=20, seed=0)
+    for name, problem, replicas in (
+        ("1 replica", Quadratic.random(tasks=32, p=10, q=20, kappa=10.0, seed=0), None),
+        ("256 replicas", Quadratic.random(tasks=32, p=10, q=20, kappa=10.0, seed=0), 256),
+        ("logistic heads by automatic derivatives, 1 replica", heads, None),
+    ):
+        compiling: list[float] = []
+
+        def seconds(
+            way: bool, problem: Problem = problem, replicas: int | None = replicas, compiling: list[float] = compiling
+        ) -> Callable[[], float]:
+            iterations = 300 if replicas is None else 15
+
+            def measure() -> float:
+                result = run(problem, method, iterations=iterations, batch=8, replicas=replicas, probes=(), compile=way)
+                if way:
+                    compiling.append(result.compile_seconds)
+                return (result.seconds - result.compile_seconds) / iterations
+
+            return measure
+
+        fast, plain = in_turn(seconds(True), seconds(False), label=f"compiled, {name}")
+        aim = "<= 0.25" if replicas is None else "<= 1"
+        found[f"compiled / eager upper iteration, {name}"] = figure_of(ratios(fast, plain), "ratio", aim)
+        found[f"compiled upper iteration, {name}"] = figure_of([1e6 * x for x in fast], "us", "")
+        found[f"to compile it, {name}"] = figure_of(compiling, "s", "")
+    return found
 
 
 def _operations(problem: Problem, method: MemoryReduced) -> float:
