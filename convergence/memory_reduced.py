@@ -16,7 +16,7 @@ from convergence.linear_solvers import ConjugateGradient, LinearSolver
 from convergence.lower_solvers import GradientDescent
 from convergence.method import Step, descend
 from convergence.needs import TWICE_DIFFERENTIABLE, Need
-from convergence.oracle import Calls, Features, Oracle
+from convergence.oracle import Calls, Features, Oracle, per_task
 from convergence.pool_rows import require_pool, rows, with_rows
 from problems import Parameters, Tasks
 
@@ -99,7 +99,7 @@ class MemoryReduced:
             theta = oracle.theta0(phi, tasks)
         if self.accuracy is None:
             theta = self.lower_solver(oracle).solve(oracle, z, theta, tasks)  # K gradient steps
-            estimate = self.implicit.estimate(oracle, z, theta, tasks, start=v)  # N CG steps, one backward pass
+            estimate = self.implicit.at(oracle, z, theta, tasks, start=v)  # N CG steps, one backward pass
         else:
             estimate = self.certified(oracle, self.accuracy).estimate(oracle, z, theta, tasks, start=v)
         d, theta, v, failure = estimate
@@ -145,9 +145,9 @@ class MemoryReduced:
         if self.accuracy is not None:
             raise ValueError(f"expected accuracy=None for calls that are known beforehand, got {self.accuracy}")
         products = self.implicit.linear_solver.products(warm=self.warm_start is True)
-        return {
-            "lower_gradient": batch * self.lower_steps,
-            "hvp": batch * products,
-            "cross_product": batch,
-            "upper_gradient": batch,
-        }
+        return per_task(
+            lower_gradient=batch * self.lower_steps,
+            hvp=batch * products,
+            cross_product=batch,
+            upper_gradient=batch,
+        )

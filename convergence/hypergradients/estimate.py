@@ -22,6 +22,12 @@ class Estimate(NamedTuple):
     v: Tensor
     failure: Tensor
 
+    @classmethod
+    def of_steps(cls, direction: Parameters, theta: Tensor) -> Estimate:
+        """That of an estimator without v: zeros in its place, and NON_FINITE where theta is not finite."""
+        theta = theta.detach()
+        return cls(direction, theta, torch.zeros_like(theta), non_finite(theta))
+
 
 class Estimator(Protocol):
     """An estimator of grad Phi(phi), which composes with any lower solver."""
@@ -30,23 +36,14 @@ class Estimator(Protocol):
     def needs(self) -> tuple[Need, ...]:
         """What it needs of a problem."""
 
-    def estimate(
-        self,
-        oracle: Oracle,
-        z: Features,
-        theta: Tensor,
-        tasks: Tasks,
-        *,
-        lower: LowerSolver,
-        start: Tensor | None = None,
-    ) -> Estimate:
-        """d from the start theta of the lower solver; `start` is that of v, where the estimator has one.
+    def estimate(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, *, lower: LowerSolver) -> Estimate:
+        """d, from the start theta of the lower solver. z and theta hold the graph of what depends on phi.
 
-        z and theta hold the graph of what depends on phi. Raises ValueError on a lower solver that it cannot follow.
+        Raises ValueError on a lower solver that it cannot follow.
         """
 
-    def calls(self, lower: LowerSolver, *, warm: bool = False) -> Calls:
-        """Oracle calls a task, with those of the lower solver; `warm`: v starts where it was left."""
+    def calls(self, lower: LowerSolver) -> Calls:
+        """Oracle calls a task, with those of the lower solver."""
 
 
 def non_finite(theta: Tensor) -> Tensor:

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from convergence.arguments import positive
-from convergence.hypergradients.estimate import Estimate, non_finite
+from convergence.hypergradients.estimate import Estimate
 from convergence.hypergradients.reverse import Iterate, pull_back, walk
 from convergence.lower_solvers import LowerSolver
 from convergence.needs import START_FROM_PHI, TWICE_DIFFERENTIABLE, Need
-from convergence.oracle import Calls, Features, Oracle
+from convergence.oracle import Calls, Features, Oracle, per_task
 from problems import Tasks
 
 
@@ -31,25 +30,16 @@ class FirstOrder:
 
     needs: ClassVar[tuple[Need, ...]] = ()
 
-    def estimate(
-        self,
-        oracle: Oracle,
-        z: Features,
-        theta: Tensor,
-        tasks: Tasks,
-        *,
-        lower: LowerSolver,
-        start: Tensor | None = None,
-    ) -> Estimate:
+    def estimate(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, *, lower: LowerSolver) -> Estimate:
         """d from the start theta, with the graph by which it depends on phi, if it does."""
         end = lower.solve(oracle, z, theta.detach(), tasks)
         z, tasks = oracle.draw(z, tasks)
         d = oracle.total_gradient(z, theta + (end - theta.detach()), tasks)
-        return Estimate(d, end, torch.zeros_like(end), non_finite(end))
+        return Estimate.of_steps(d, end)
 
-    def calls(self, lower: LowerSolver, *, warm: bool = False) -> Calls:
+    def calls(self, lower: LowerSolver) -> Calls:
         """K lower gradients, one upper gradient."""
-        return {"lower_gradient": lower.gradients, "hvp": 0, "cross_product": 0, "upper_gradient": 1}
+        return per_task(lower_gradient=lower.gradients, upper_gradient=1)
 
 
 @dataclass(frozen=True)
@@ -64,24 +54,15 @@ class Displacement:
 
     needs: ClassVar[tuple[Need, ...]] = (START_FROM_PHI,)
 
-    def estimate(
-        self,
-        oracle: Oracle,
-        z: Features,
-        theta: Tensor,
-        tasks: Tasks,
-        *,
-        lower: LowerSolver,
-        start: Tensor | None = None,
-    ) -> Estimate:
+    def estimate(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, *, lower: LowerSolver) -> Estimate:
         """d from the start theta, with the graph by which it depends on phi."""
         end = lower.solve(oracle, z, theta.detach(), tasks)
         d = oracle.start_gradient(z, theta, theta.detach() - end, tasks)
-        return Estimate(d, end, torch.zeros_like(end), non_finite(end))
+        return Estimate.of_steps(d, end)
 
-    def calls(self, lower: LowerSolver, *, warm: bool = False) -> Calls:
+    def calls(self, lower: LowerSolver) -> Calls:
         """K lower gradients."""
-        return {"lower_gradient": lower.gradients, "hvp": 0, "cross_product": 0, "upper_gradient": 0}
+        return per_task(lower_gradient=lower.gradients)
 
 
 @dataclass(frozen=True)
@@ -108,16 +89,7 @@ class HessianFree:
     def __post_init__(self) -> None:
         positive("radius", self.radius)
 
-    def estimate(
-        self,
-        oracle: Oracle,
-        z: Features,
-        theta: Tensor,
-        tasks: Tasks,
-        *,
-        lower: LowerSolver,
-        start: Tensor | None = None,
-    ) -> Estimate:
+    def estimate(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, *, lower: LowerSolver) -> Estimate:
         """d from the start theta, which is taken as it is: its dependence on phi counts."""
         recursion = lower.recursion
         samples = [oracle.draw(z, tasks) for _ in range(lower.steps)]
@@ -126,9 +98,9 @@ class HessianFree:
         d, _ = pull_back(
             oracle, oracle.draw(z, tasks), theta, end, reversed(visits), recursion=recursion, adjoint=adjoint
         )
-        return Estimate(d, end, torch.zeros_like(end), non_finite(end))
+        return Estimate.of_steps(d, end)
 
-    def calls(self, lower: LowerSolver, *, warm: bool = False) -> Calls:
+    def calls(self, lower: LowerSolver) -> Calls:
         """K + 2 K lower gradients, one upper gradient."""
         gradients = lower.gradients + 2 * lower.steps
-        return {"lower_gradient": gradients, "hvp": 0, "cross_product": 0, "upper_gradient": 1}
+        return per_task(lower_gradient=gradients, upper_gradient=1)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from convergence.arguments import integer
-from convergence.hypergradients.estimate import Estimate, non_finite
+from convergence.hypergradients.estimate import Estimate
 from convergence.lower_solvers import LowerSolver
 from convergence.needs import TWICE_DIFFERENTIABLE, Need
-from convergence.oracle import Calls, Features, Oracle
+from convergence.oracle import Calls, Features, Oracle, per_task
 from problems import Parameters, Tasks
 
 
@@ -41,16 +41,7 @@ class ForwardMode:
         if self.size is not None:
             integer("size", self.size, least=1, otherwise="None or ")
 
-    def estimate(
-        self,
-        oracle: Oracle,
-        z: Features,
-        theta: Tensor,
-        tasks: Tasks,
-        *,
-        lower: LowerSolver,
-        start: Tensor | None = None,
-    ) -> Estimate:
+    def estimate(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, *, lower: LowerSolver) -> Estimate:
         """d of the K-step objective from the start theta, which is taken as it is: its dependence on phi counts."""
         p = _entries(oracle, z.phi)
         if self.size not in (None, p):
@@ -61,19 +52,14 @@ class ForwardMode:
             units = units.unsqueeze(1).expand(p, oracle.replicas, p)
         slopes, end = _along(oracle, z, theta, tasks, units, lower=lower)
         d = _cut(oracle, slopes.movedim(0, -1), z.phi)
-        return Estimate(d, end, torch.zeros_like(end), non_finite(end))
+        return Estimate.of_steps(d, end)
 
-    def calls(self, lower: LowerSolver, *, warm: bool = False) -> Calls:
+    def calls(self, lower: LowerSolver) -> Calls:
         """K lower gradients, K p HVPs and cross products, one upper gradient. Raises ValueError without a size."""
         if self.size is None:
             raise ValueError("expected ForwardMode with the size of phi, which its calls depend on, got size=None")
         products = lower.steps * self.size
-        return {
-            "lower_gradient": lower.gradients,
-            "hvp": products,
-            "cross_product": products,
-            "upper_gradient": 1,
-        }
+        return per_task(lower_gradient=lower.gradients, hvp=products, cross_product=products, upper_gradient=1)
 
 
 @dataclass(frozen=True)
@@ -101,33 +87,19 @@ class ForwardGradient:
     def __post_init__(self) -> None:
         integer("directions", self.directions, least=1)
 
-    def estimate(
-        self,
-        oracle: Oracle,
-        z: Features,
-        theta: Tensor,
-        tasks: Tasks,
-        *,
-        lower: LowerSolver,
-        start: Tensor | None = None,
-    ) -> Estimate:
+    def estimate(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, *, lower: LowerSolver) -> Estimate:
         """d of the K-step objective from the start theta, which is taken as it is: its dependence on phi counts."""
         shape = (self.directions, _entries(oracle, z.phi))
         signs = oracle.sampled(lambda rng: 2 * torch.randint(2, shape, generator=rng) - 1)
         u = signs.to(next(iter(z.phi.values()))).movedim(-2, 0)
         slopes, end = _along(oracle, z, theta, tasks, u, lower=lower)
         d = _cut(oracle, (slopes.unsqueeze(-1) * u).mean(0), z.phi)
-        return Estimate(d, end, torch.zeros_like(end), non_finite(end))
+        return Estimate.of_steps(d, end)
 
-    def calls(self, lower: LowerSolver, *, warm: bool = False) -> Calls:
+    def calls(self, lower: LowerSolver) -> Calls:
         """K lower gradients, K b HVPs and cross products, one upper gradient."""
         products = lower.steps * self.directions
-        return {
-            "lower_gradient": lower.gradients,
-            "hvp": products,
-            "cross_product": products,
-            "upper_gradient": 1,
-        }
+        return per_task(lower_gradient=lower.gradients, hvp=products, cross_product=products, upper_gradient=1)
 
 
 def _along(

@@ -11,7 +11,7 @@ from convergence.hypergradients.estimate import Estimate
 from convergence.linear_solvers import ConjugateGradient, Direct, LinearSolver
 from convergence.lower_solvers import LowerSolver
 from convergence.needs import TWICE_DIFFERENTIABLE, Need
-from convergence.oracle import Calls, Features, Oracle
+from convergence.oracle import Calls, Features, Oracle, per_task
 from problems import Tasks
 
 
@@ -40,20 +40,12 @@ class Implicit:
                 "whose products must be of one matrix"
             )
 
-    def estimate(
-        self,
-        oracle: Oracle,
-        z: Features,
-        theta: Tensor,
-        tasks: Tasks,
-        *,
-        lower: LowerSolver | None = None,
-        start: Tensor | None = None,
-    ) -> Estimate:
-        """d at (phi, theta), or where the lower solver takes theta, with v from `start` (None: zero)."""
-        theta = theta.detach()
-        if lower is not None:
-            theta = lower.solve(oracle, z, theta, tasks)
+    def estimate(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, *, lower: LowerSolver) -> Estimate:
+        """d where the lower solver takes theta, with v from zero."""
+        return self.at(oracle, z, lower.solve(oracle, z, theta.detach(), tasks), tasks)
+
+    def at(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, *, start: Tensor | None = None) -> Estimate:
+        """d at (phi, theta), with v from `start` (None: zero)."""
         at, sample = oracle.draw(z, tasks)
         # Products with samples of their own are drawn from the tasks as they are, not from a sample of them
         fresh = self.fresh_products
@@ -63,7 +55,7 @@ class Implicit:
         d = oracle.hypergradient(at, theta, v, sample)  # ONE backward pass of mean_i [ f_i - <grad_theta g_i, v_i> ]
         return Estimate(d, theta, v, failure)
 
-    def calls(self, lower: LowerSolver, *, warm: bool = False) -> Calls:
+    def calls(self, lower: LowerSolver) -> Calls:
         """K lower gradients, the products of the linear solver, one cross product, one upper gradient."""
-        products = self.linear_solver.products(warm=warm)
-        return {"lower_gradient": lower.gradients, "hvp": products, "cross_product": 1, "upper_gradient": 1}
+        products = self.linear_solver.products(warm=False)
+        return per_task(lower_gradient=lower.gradients, hvp=products, cross_product=1, upper_gradient=1)

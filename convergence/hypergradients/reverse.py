@@ -14,7 +14,7 @@ from convergence.arguments import integer
 from convergence.hypergradients.estimate import Estimate, non_finite
 from convergence.lower_solvers import LowerSolver, Recursion
 from convergence.needs import TWICE_DIFFERENTIABLE, Need
-from convergence.oracle import Calls, Features, Oracle
+from convergence.oracle import Calls, Features, Oracle, per_task
 from convergence.status import Status
 from problems import Parameters, Tasks
 
@@ -110,16 +110,7 @@ class Checkpointed:
         if self.segments is not None:
             integer("segments", self.segments, least=1, otherwise="None or ")
 
-    def estimate(
-        self,
-        oracle: Oracle,
-        z: Features,
-        theta: Tensor,
-        tasks: Tasks,
-        *,
-        lower: LowerSolver,
-        start: Tensor | None = None,
-    ) -> Estimate:
+    def estimate(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, *, lower: LowerSolver) -> Estimate:
         """d of the K-step objective from the start theta, which is taken as it is: its dependence on phi counts."""
         recursion = lower.recursion
         samples = [oracle.draw(z, tasks) for _ in range(lower.steps)]
@@ -141,7 +132,7 @@ class Checkpointed:
         d, _ = pull_back(
             oracle, oracle.draw(z, tasks), theta, end.theta, back(), recursion=recursion, adjoint=oracle.adjoint
         )
-        return Estimate(d, end.theta, torch.zeros_like(end.theta), non_finite(end.theta))
+        return Estimate.of_steps(d, end.theta)
 
     def _cut(self, steps: Sequence[T]) -> list[Sequence[T]]:
         """The steps in segments of equal length, give or take one; one empty segment for no steps."""
@@ -149,16 +140,11 @@ class Checkpointed:
         count = max(1, min(K, math.isqrt(max(K - 1, 0)) + 1 if self.segments is None else self.segments))
         return [steps[K * k // count : K * (k + 1) // count] for k in range(count)]
 
-    def calls(self, lower: LowerSolver, *, warm: bool = False) -> Calls:
+    def calls(self, lower: LowerSolver) -> Calls:
         """K lower gradients and those of stepping again, K HVPs and cross products, one upper gradient."""
         again = sum(len(segment) - 1 for segment in self._cut(range(lower.steps))[:-1])
         steps = lower.steps
-        return {
-            "lower_gradient": lower.gradients + again,
-            "hvp": steps,
-            "cross_product": steps,
-            "upper_gradient": 1,
-        }
+        return per_task(lower_gradient=lower.gradients + again, hvp=steps, cross_product=steps, upper_gradient=1)
 
 
 @dataclass(frozen=True)
@@ -183,16 +169,7 @@ class Reversed:
 
     needs: ClassVar[tuple[Need, ...]] = (TWICE_DIFFERENTIABLE,)
 
-    def estimate(
-        self,
-        oracle: Oracle,
-        z: Features,
-        theta: Tensor,
-        tasks: Tasks,
-        *,
-        lower: LowerSolver,
-        start: Tensor | None = None,
-    ) -> Estimate:
+    def estimate(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, *, lower: LowerSolver) -> Estimate:
         """d of the K-step objective from the start theta, which is taken as it is: its dependence on phi counts."""
         recursion, first = _invertible(lower), theta.detach()
         samples = [oracle.draw(z, tasks) for _ in range(lower.steps)]
@@ -218,15 +195,12 @@ class Reversed:
                 seen, own = samples[k]
                 m = (m - oracle.lower_gradient(seen, theta, own)) / recursion.momentum
 
-    def calls(self, lower: LowerSolver, *, warm: bool = False) -> Calls:
+    def calls(self, lower: LowerSolver) -> Calls:
         """K + (K - 1) lower gradients, K HVPs and cross products, one upper gradient."""
         steps = lower.steps
-        return {
-            "lower_gradient": lower.gradients + max(steps - 1, 0),
-            "hvp": steps,
-            "cross_product": steps,
-            "upper_gradient": 1,
-        }
+        return per_task(
+            lower_gradient=lower.gradients + max(steps - 1, 0), hvp=steps, cross_product=steps, upper_gradient=1
+        )
 
 
 def _invertible(lower: LowerSolver) -> Recursion:

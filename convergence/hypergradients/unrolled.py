@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from convergence.arguments import integer
-from convergence.hypergradients.estimate import Estimate, non_finite
+from convergence.hypergradients.estimate import Estimate
 from convergence.lower_solvers import LowerSolver
 from convergence.needs import TWICE_DIFFERENTIABLE, Need
-from convergence.oracle import Calls, Features, Oracle
+from convergence.oracle import Calls, Features, Oracle, per_task
 from problems import Tasks
 
 
@@ -38,16 +37,7 @@ class Unrolled:
         if self.last is not None:
             integer("last", self.last, least=0, otherwise="None or ")
 
-    def estimate(
-        self,
-        oracle: Oracle,
-        z: Features,
-        theta: Tensor,
-        tasks: Tasks,
-        *,
-        lower: LowerSolver,
-        start: Tensor | None = None,
-    ) -> Estimate:
+    def estimate(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, *, lower: LowerSolver) -> Estimate:
         """d of the K-step objective from the start theta, which is taken as it is: its dependence on phi counts."""
         before, followed = lower.split(self.followed(lower))
         if before is not None:
@@ -57,14 +47,13 @@ class Unrolled:
         d = oracle.total_gradient(z, theta, tasks)
         for name in ("hvp", "cross_product"):
             oracle.count(name, tasks, times=self.followed(lower))
-        theta = theta.detach()
-        return Estimate(d, theta, torch.zeros_like(theta), non_finite(theta))
+        return Estimate.of_steps(d, theta)
 
     def followed(self, lower: LowerSolver) -> int:
         """How many steps are differentiated."""
         return lower.steps if self.last is None else min(self.last, lower.steps)
 
-    def calls(self, lower: LowerSolver, *, warm: bool = False) -> Calls:
+    def calls(self, lower: LowerSolver) -> Calls:
         """K lower gradients, min(h, K) HVPs and cross products, one upper gradient."""
         followed = self.followed(lower)
-        return {"lower_gradient": lower.gradients, "hvp": followed, "cross_product": followed, "upper_gradient": 1}
+        return per_task(lower_gradient=lower.gradients, hvp=followed, cross_product=followed, upper_gradient=1)

@@ -13,7 +13,7 @@ from convergence.hypergradients import Implicit
 from convergence.linear_solvers import LinearSolver, RandomNeumann
 from convergence.method import Step
 from convergence.methods.warm import Warm, failures, one_step_size, positive_or_none
-from convergence.oracle import Calls, Features, Oracle
+from convergence.oracle import Calls, Features, Oracle, per_task
 from convergence.pool_rows import rows, with_rows
 from problems import Parameters, Tasks
 
@@ -66,7 +66,7 @@ class Alternating(Warm, ABC):
         theta = oracle.theta0(phi, tasks) if state.theta is None else rows(state.theta, tasks, oracle)
         theta = self.lower_steps_from(oracle, z, theta, tasks, t)
         solver = self.series(one_step_size(oracle.problem, "linear_step_size", self.linear_step_size))
-        d, _, v, _ = Implicit(solver, fresh_products=True).estimate(oracle, z, theta, tasks)
+        d, _, v, _ = Implicit(solver, fresh_products=True).at(oracle, z, theta, tasks)
         kept = None if state.theta is None else with_rows(state.theta, theta, tasks, oracle)
         return Step(self.descended(phi, d, t), State(t + 1, kept), d, theta, v, failures(theta, v))
 
@@ -90,9 +90,9 @@ class Alternating(Warm, ABC):
 
     def declared_calls(self, batch: int, *, iteration: int = 0) -> Calls:
         """Oracle calls of this upper iteration on a batch of tasks, in one replica."""
-        return {
-            "lower_gradient": batch * self.steps_at(iteration),
-            "hvp": batch * self.series(1.0).products(warm=False),
-            "cross_product": batch,
-            "upper_gradient": batch,
-        }
+        return per_task(
+            lower_gradient=batch * self.steps_at(iteration),
+            hvp=batch * self.series(1.0).products(warm=False),
+            cross_product=batch,
+            upper_gradient=batch,
+        )

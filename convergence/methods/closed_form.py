@@ -12,7 +12,7 @@ from convergence.arguments import positive
 from convergence.hypergradients import non_finite
 from convergence.method import Step, descend
 from convergence.needs import LOWER_ARGMIN, Need
-from convergence.oracle import Calls, Features, Oracle
+from convergence.oracle import Calls, Features, Oracle, per_task
 from problems import Parameters, Tasks
 
 
@@ -54,4 +54,4 @@ class ClosedForm:
 
     def declared_calls(self, batch: int) -> Calls:
         """Oracle calls of one upper iteration on a batch of tasks, in one replica."""
-        return {"lower_gradient": 0, "hvp": 0, "cross_product": 0, "upper_gradient": batch}
+        return per_task(upper_gradient=batch)

@@ -12,7 +12,7 @@ from convergence.declared import Declared
 from convergence.method import Step
 from convergence.methods.warm import Warm, failures
 from convergence.needs import POOL, Need
-from convergence.oracle import Calls, Oracle
+from convergence.oracle import Calls, Oracle, per_task
 from convergence.pool_rows import rows, with_rows
 from problems import Parameters, Tasks
 
@@ -106,9 +106,7 @@ class F2SA(Warm):
     def declared_calls(self, batch: int) -> Calls:
         """Oracle calls of one upper iteration on a batch of tasks, in one replica."""
         K = self.lower_steps
-        return {
-            "lower_gradient": batch * (2 * K + 2),
-            "hvp": 0,
-            "cross_product": 0,
-            "upper_gradient": batch * (K + 1),
-        }
+        return per_task(
+            lower_gradient=batch * (2 * K + 2),
+            upper_gradient=batch * (K + 1),
+        )

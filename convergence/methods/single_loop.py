@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convergence.method import Step
 from convergence.methods.warm import Warm, decay, failures, positive_or_none, step_size
-from convergence.oracle import Calls, Features, Oracle
+from convergence.oracle import Calls, Features, Oracle, per_task
 from convergence.pool_rows import rows, with_rows
 from problems import Parameters, Tasks
 
@@ -72,7 +72,7 @@ class SingleLoop(Warm):
 
     def declared_calls(self, batch: int) -> Calls:
         """Oracle calls of one upper iteration on a batch of tasks, in one replica."""
-        return {"lower_gradient": batch, "hvp": batch, "cross_product": batch, "upper_gradient": batch}
+        return per_task(lower_gradient=batch, hvp=batch, cross_product=batch, upper_gradient=batch)
 
 
 def directions(oracle: Oracle, z: Features, theta: Tensor, v: Tensor, tasks: Tasks) -> Directions:

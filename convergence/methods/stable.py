@@ -12,7 +12,7 @@ from convergence.arguments import integer, share
 from convergence.declared import Declared
 from convergence.method import Step
 from convergence.methods.warm import Warm, failures
-from convergence.oracle import Calls, Features, Oracle
+from convergence.oracle import Calls, Features, Oracle, per_task
 from convergence.pool_rows import rows, with_rows
 from convergence.trees import map_tensors
 from problems import Parameters, Problem, Tasks
@@ -128,7 +128,7 @@ class STABLE(Warm):
         if self.size is None:
             raise ValueError("expected size, the entries of theta, for calls of STABLE known beforehand, got None")
         products = 2 * self.size * batch
-        return {"lower_gradient": batch, "hvp": products, "cross_product": products, "upper_gradient": batch}
+        return per_task(lower_gradient=batch, hvp=products, cross_product=products, upper_gradient=batch)
 
 
 def least(oracle: Oracle, z: Features, tasks: Tasks) -> float | Tensor | None:

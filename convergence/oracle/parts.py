@@ -15,6 +15,15 @@ Calls = dict[str, int]
 CALLS = ("lower_gradient", "hvp", "cross_product", "upper_gradient")
 
 
+def per_task(*, lower_gradient: int = 0, hvp: int = 0, cross_product: int = 0, upper_gradient: int = 0) -> Calls:
+    """So many oracle calls of each kind.
+
+    >>> per_task(hvp=3)
+    {'lower_gradient': 0, 'hvp': 3, 'cross_product': 0, 'upper_gradient': 0}
+    """
+    return dict(zip(CALLS, (lower_gradient, hvp, cross_product, upper_gradient), strict=True))
+
+
 class Features(NamedTuple):
     """What `Oracle.embed` returns: phi as leaves of a graph, the features with that graph, and without it.
 

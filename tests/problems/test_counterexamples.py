@@ -177,7 +177,7 @@ def test_implicit_differentiation_of_the_lasso_level_is_off_by_the_targets_off_t
     star, z = problem.lower_solution(phi, tasks), oracle.embed(phi, tasks)
     off = star == 0
     assert 0 < int(off.sum()) < off.numel()
-    found = Implicit(Direct()).estimate(oracle, z, star, tasks).direction["phi"]
+    found = Implicit(Direct()).at(oracle, z, star, tasks).direction["phi"]
     error = found - problem.hypergradient(phi)["phi"]
     assert_near(error, -torch.einsum("bqp,bq->p", tasks.C, tasks.target * off) / len(tasks), within=1e-12)
     assert float(error.norm()) > 0.1  # of a gradient of size 1

@@ -24,10 +24,10 @@ def test_n_cold_cg_steps_shorten_the_hypergradient_by_the_factor_of_the_theory(c
     oracle, at = Oracle(problem), {"phi": torch.tensor([phi], dtype=torch.float64)}
     z, theta = oracle.embed(at, oracle.pool), problem.theta0(at, oracle.pool)
     true = problem.hypergradient(at)["phi"]
-    truncated = Implicit(ConjugateGradient(cg_steps)).estimate(oracle, z, theta, oracle.pool)
+    truncated = Implicit(ConjugateGradient(cg_steps)).at(oracle, z, theta, oracle.pool)
     # the error is what CG leaves: rounding of kappa <= 200 in N + 1 dimensions
     assert_near(truncated.direction["phi"], (1 - problem.relative_error) * true, within=1e-9)
-    exact = Implicit(ConjugateGradient(cg_steps + 1)).estimate(oracle, z, theta, oracle.pool)
+    exact = Implicit(ConjugateGradient(cg_steps + 1)).at(oracle, z, theta, oracle.pool)
     assert_near(exact.direction["phi"], true, within=1e-9)
 
 

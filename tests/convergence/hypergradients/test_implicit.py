@@ -33,7 +33,7 @@ def implicit(problem: Problem, phi: Parameters, theta: Tensor, *, lower_steps: i
     oracle = Oracle(problem)
     z = oracle.embed(phi, oracle.pool)
     theta = GradientDescent(lower_steps, alpha).solve(oracle, z, theta, oracle.pool)
-    return Implicit(ConjugateGradient(cg)).estimate(oracle, z, theta, oracle.pool)
+    return Implicit(ConjugateGradient(cg)).at(oracle, z, theta, oracle.pool)
 
 
 def lower_step_size(problem: Problem, phi: Parameters) -> float:
@@ -159,7 +159,7 @@ def test_a_warm_start_of_v_is_where_cg_begins():
     problem = Quadratic.random(tasks=3, p=2, q=4, kappa=10.0)
     oracle, phi, theta, start = Oracle(problem), {"phi": normal(0, 2)}, normal(1, 3, 4), normal(2, 3, 4)
     z = oracle.embed(phi, oracle.pool)
-    kept = Implicit(ConjugateGradient(0)).estimate(oracle, z, theta, oracle.pool, start=start)
+    kept = Implicit(ConjugateGradient(0)).at(oracle, z, theta, oracle.pool, start=start)
     assert torch.equal(kept.v, start)
     R, C, w = (problem.data[name] for name in "RCw")
     direct = (R @ (phi["phi"] - w)[..., None])[..., 0] + (C.mT @ start[..., None])[..., 0]
@@ -172,8 +172,8 @@ def test_with_a_series_the_bias_is_that_of_its_remainder(problem, terms, share, 
     theta = normal(seed + 1, problem.tasks, problem.q)
     oracle = Oracle(problem)
     z = oracle.embed(phi, oracle.pool)
-    neumann = Implicit(Neumann(terms, eta)).estimate(oracle, z, theta, oracle.pool)
-    richardson = Implicit(Richardson(terms + 1, eta)).estimate(oracle, z, theta, oracle.pool)
+    neumann = Implicit(Neumann(terms, eta)).at(oracle, z, theta, oracle.pool)
+    richardson = Implicit(Richardson(terms + 1, eta)).at(oracle, z, theta, oracle.pool)
     expected = np.zeros(problem.p)
     for i in range(problem.tasks):
         A, C, Q, u, R, w = (problem.data[name][i].numpy() for name in "ACQuRw")
@@ -205,7 +205,7 @@ def test_b_and_d_see_one_sample_and_each_product_that_one_or_its_own(make, fresh
     ours, other = (Oracle(problem, replicas=replicas, seeds=range(replicas or 1)) for _ in range(2))
     phi = {name: x.expand(*lead, *x.shape) for name, x in problem.phi0(torch.Generator()).items()}
     z = ours.embed(phi, ours.pool)
-    found = Implicit(Neumann(3, 0.2), fresh_products=fresh).estimate(ours, z, theta, ours.pool)
+    found = Implicit(Neumann(3, 0.2), fresh_products=fresh).at(ours, z, theta, ours.pool)
 
     whole = other.embed(phi, other.pool)
     at, sample = other.draw(whole, other.pool)  # the same stream: what is drawn first is b's and d's
@@ -241,7 +241,7 @@ def test_the_implicit_estimate_backpropagates_once_whatever_the_lower_steps():
     z, theta = oracle.embed(phi, oracle.pool), torch.zeros(4, 6, dtype=torch.float64)
 
     def estimate(theta: Tensor) -> None:
-        Implicit(ConjugateGradient(3)).estimate(oracle, z, theta, oracle.pool)
+        Implicit(ConjugateGradient(3)).at(oracle, z, theta, oracle.pool)
 
     after = [GradientDescent(k, 0.1).solve(oracle, z, theta, oracle.pool) for k in (1, 30)]
     assert not any(theta.requires_grad for theta in after)

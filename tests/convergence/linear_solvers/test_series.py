@@ -154,7 +154,7 @@ def test_with_fresh_products_the_mean_of_v_is_that_of_the_exact_series(solver):
     replicas, phi, theta = 3000, normal(0, 2), normal(1, 2, 3)
     oracle = Oracle(problem, replicas=replicas, seeds=range(replicas))
     z = oracle.embed({"phi": phi.expand(replicas, 2)}, oracle.pool)
-    v = Implicit(solver, fresh_products=True).estimate(oracle, z, theta.expand(replicas, 2, 3), oracle.pool).v
+    v = Implicit(solver, fresh_products=True).at(oracle, z, theta.expand(replicas, 2, 3), oracle.pool).v
     exact_oracle = Oracle(base)
     exact_z = exact_oracle.embed({"phi": phi}, exact_oracle.pool)
     b = exact_oracle.upper_gradient(exact_z, theta, exact_oracle.pool)
