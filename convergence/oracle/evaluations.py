@@ -13,6 +13,11 @@ from convergence.streams import generator
 from convergence.trees import map_tensors
 from problems import Parameters, Problem, Tasks
 
+_REACHES_NO_OBJECTIVE = (
+    "expected phi to reach an objective of {}, got none that depends on it: "
+    "where phi is only the start of theta, the implicit gradient is zero; add a proximal term"
+)
+
 
 class Evaluations:
     """What every derivative of a problem needs: its tasks and their samples, features of phi, counted calls."""
@@ -167,23 +172,25 @@ class Evaluations:
             )
         return gradient
 
-    def _phi_gradient(self, values: Tensor, phi: Parameters) -> Parameters:
+    def _phi_gradient(
+        self, values: Tensor, phi: Parameters, *, refusal: str | None = _REACHES_NO_OBJECTIVE
+    ) -> Parameters:
         if not all(tensor.requires_grad for tensor in phi.values()):
             raise ValueError("expected features embedded with keep_graph=True, got features without a graph")
         total = values.mean(-1).sum()  # mean over the tasks; replicas do not interact
-        return self._named(self._gradients(total, phi), phi)
+        return self._named(self._gradients(total, phi), phi, refusal=refusal)
 
     def _gradients(self, total: Tensor, phi: Parameters) -> list[Tensor | None]:
         if not total.requires_grad:
             return [None] * len(phi)
         return list(torch.autograd.grad(total, list(phi.values()), allow_unused=True))
 
-    def _named(self, gradients: list[Tensor | None], phi: Parameters) -> Parameters:
-        if all(gradient is None for gradient in gradients):
-            raise ValueError(
-                f"expected phi to reach an objective of {type(self.problem).__name__}, got none that depends on it: "
-                "where phi is only the start of theta, the implicit gradient is zero; add a proximal term"
-            )
+    def _named(
+        self, gradients: list[Tensor | None], phi: Parameters, *, refusal: str | None = _REACHES_NO_OBJECTIVE
+    ) -> Parameters:
+        """By name, with zeros for tensors that are not reached; where none is, ValueError if there is a refusal."""
+        if refusal is not None and all(gradient is None for gradient in gradients):
+            raise ValueError(refusal.format(type(self.problem).__name__))
         return {
             name: torch.zeros_like(tensor) if gradient is None else gradient
             for (name, tensor), gradient in zip(phi.items(), gradients, strict=True)

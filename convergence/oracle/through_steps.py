@@ -12,6 +12,11 @@ from convergence.oracle.parts import Features
 from convergence.trees import map_tensors, tensors_of
 from problems import Parameters, Tasks
 
+_REACHES_NO_END = (
+    "expected phi to reach the upper objective of {}, itself or through theta, got neither: "
+    "f does not see phi, nor does the start of theta or a step that is differentiated"
+)
+
 
 class ThroughSteps(Evaluations):
     """What estimators that differentiate through the lower steps ask of an oracle."""
@@ -19,13 +24,14 @@ class ThroughSteps(Evaluations):
     def total_gradient(self, z: Features, theta: Tensor, tasks: Tasks) -> Parameters:
         """d/dphi mean_i f_i(phi, theta_i) through the graph that theta itself carries (unrolled lower steps).
 
-        One upper gradient a task; the products of the backward pass are counted by the caller, who knows K.
+        One upper gradient a task; the products of the backward pass are counted by the caller, who knows K. Raises
+        ValueError where phi reaches f neither itself nor through theta.
         """
         self.count("upper_gradient", tasks)
         with torch.enable_grad():
             values = self._values(self.problem.upper, z.graph, theta, tasks)
             self.upper_values = values.detach()
-            return self._phi_gradient(values, z.phi)
+            return self._phi_gradient(values, z.phi, refusal=_REACHES_NO_END)
 
     def start_gradient(self, z: Features, start: Tensor, w: Tensor, tasks: Tasks) -> Parameters:
         """mean_i (d theta_{i,0} / dphi)' w_i, shapes of phi: through the graph that the start theta_0 carries."""

@@ -33,6 +33,7 @@ from tests.convergence.hypergradients.estimates import (
 )
 from tests.independent import Dense, assert_near
 from tests.strategies import normal, seeds
+from tests.twins import UserRidge
 
 # ---- first order
 
@@ -126,6 +127,16 @@ def test_the_displacement_on_a_quadratic_is_what_the_steps_take_off_the_distance
         A, C, b = (problem.data[name][i].numpy() for name in "ACb")
         expected += (np.eye(q) - step_polynomial(A, lower)) @ (x - np.linalg.solve(A, C @ x + b)) / 3
     assert_near(found.direction["phi"], torch.from_numpy(expected), within=1e-12)
+
+
+def test_first_order_of_a_phi_that_neither_f_nor_the_start_sees_is_refused_in_a_sentence_that_says_so():
+    method = Composed(lower=GradientDescent(2, 0.1), estimator=FirstOrder(), upper_step_size=0.1)
+    sentence = (
+        "expected phi to reach the upper objective of UserRidge, itself or through theta, got neither: f does not see "
+        "phi, nor does the start of theta or a step that is differentiated"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        run(UserRidge(), method, iterations=1, probes=())
 
 
 def test_displacement_needs_a_start_that_depends_on_phi():
