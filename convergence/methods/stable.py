@@ -113,8 +113,7 @@ class STABLE(Warm):
         hessian, cross = map_tensors(averaged, fresh, before, (last.hessian, last.cross))
         hessian = lifted(hessian, least(oracle, z, tasks))
         v = solved(hessian, oracle.upper_gradient(at, theta, sample))
-        # grad_phi f alone: what the penalty multiplies is not looked at
-        direct = oracle.penalty_gradient(at, theta, theta, 0.0, sample)
+        direct = oracle.direct_gradient(at, theta, sample)
         implied = weighted(cross, v)
         d = {name: direct[name] - implied[name].mean(theta.dim() - 2) for name in phi}
 

@@ -143,6 +143,16 @@ class Oracle(ThroughSteps, EachTask):
             below = self._values(self.problem.lower, z.graph, theta.detach(), tasks)
             return self._phi_gradient(upper + multiplier * (above - below), z.phi)
 
+    def direct_gradient(self, z: Features, theta: Tensor, tasks: Tasks) -> Parameters:
+        """grad_phi mean_i f_i(phi, theta_i), shapes of phi, theta held fixed; zeros where f does not see phi.
+
+        Counts nothing: it belongs to the upper gradient that was counted at the same point.
+        """
+        with torch.enable_grad():
+            upper = self._values(self.problem.upper, z.graph, theta.detach(), tasks)
+            self.upper_values = upper.detach()
+            return self._phi_gradient(upper, z.phi, refusal=None)
+
     # ---- the last line
 
     def _surrogate(self, features: Any, theta: Tensor, v: Tensor, tasks: Tasks) -> Tensor:

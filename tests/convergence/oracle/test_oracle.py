@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.func import grad
 
 from convergence import MemoryReduced, Oracle, run
 from problems import PROBLEMS, Parameters, Problem, ProxLogistic, Quadratic, Tasks
@@ -279,6 +280,45 @@ def test_a_start_without_a_row_for_each_task_is_refused():
     twin.theta0 = lambda phi, tasks: torch.zeros(1, 2)
     with pytest.raises(ValueError, match=r"expected theta0 of shape \(3, q\), one row a task, got \(1, 2\)"):
         Oracle(twin).theta0(twin.phi0(torch.Generator()), twin.sample(None, torch.Generator()))
+
+
+# ---- the part of f alone
+
+
+@pytest.mark.parametrize("name", ["quadratic", "representation", "prox-logistic", "user-ridge"])
+@pytest.mark.parametrize("replicas", [None, 3])
+def test_the_direct_gradient_is_that_of_f_alone_in_phi_and_counts_nothing(name, replicas):
+    problem = UserRidge().to(dtype=torch.float64) if name == "user-ridge" else PROBLEMS[name](0)
+    dense, oracle = Dense(problem), Oracle(problem, replicas=replicas)
+    phi, theta, _ = somewhere(problem, 3, *(() if replicas is None else (replicas,)))
+    found = oracle.direct_gradient(oracle.embed(phi, oracle.pool, keep_graph=True), theta, oracle.pool)
+    for r in range(replicas or 1):
+        own = phi if replicas is None else {key: tensor[r] for key, tensor in phi.items()}
+        expected = dense.each(grad(dense.f), dense.vector(own), theta if replicas is None else theta[r]).mean(0)
+        here = found if replicas is None else {key: tensor[r] for key, tensor in found.items()}
+        assert_near(dense.vector(here), expected, within=1e-13)
+        assert bool(expected.any()) == (name != "user-ridge")  # its f does not see phi: zeros
+    assert not any(oracle.calls.values())
+
+
+def test_the_direct_gradient_evaluates_f_and_not_g():
+    class Watched(Scalar):
+        seen: ClassVar[list[str]] = []
+
+        def lower(self, features, theta, tasks):
+            self.seen.append("g")
+            return super().lower(features, theta, tasks)
+
+        def upper(self, features, theta, tasks):
+            self.seen.append("f")
+            return super().upper(features, theta, tasks)
+
+    problem = Watched(lambda x, theta: (theta - x) ** 2, lambda x, theta: x * theta)
+    oracle, phi = Oracle(problem), problem.phi0(torch.Generator())
+    theta = torch.full((len(oracle.pool), 1), 3.0, dtype=torch.float64)
+    (found,) = oracle.direct_gradient(oracle.embed(phi, oracle.pool, keep_graph=True), theta, oracle.pool).values()
+    assert (problem.seen, float(found)) == (["f"], 3.0)
+    assert_near(oracle.upper_values, problem.upper(phi, theta, oracle.pool), within=0)
 
 
 # ---- features computed again
