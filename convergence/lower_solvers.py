@@ -56,6 +56,18 @@ class LowerSolver(Protocol):
         """The same with every step size it leaves to the problem. Raises ValueError where that is not known."""
 
 
+def known_step_size(problem: Problem, name: str, step_size: float | None) -> float:
+    """The step size given, or 2 / (L + mu) of the problem's constants. Raises ValueError where neither is there."""
+    if step_size is not None:
+        return step_size
+    if problem.constants is None:
+        raise ValueError(
+            f"expected {name} a number, got None with {type(problem).__name__}, "
+            "which gives no constants mu, L to take 2 / (L + mu) from"
+        )
+    return problem.constants.lower_step_size
+
+
 @dataclass(frozen=True)
 class GradientDescent:
     """theta_{k+1} = theta_k - alpha grad_theta g(phi, theta_k), K steps; each forgets its graph, unless it is kept.
@@ -94,19 +106,16 @@ class GradientDescent:
         return self.of(problem, self.steps, self.step_size)
 
     @classmethod
-    def of(cls, problem: Problem, steps: int, step_size: float | None) -> GradientDescent:
+    def of(
+        cls, problem: Problem, steps: int, step_size: float | None, *, name: str = "lower_step_size"
+    ) -> GradientDescent:
         """K steps of the size given; where it is None of 2 / (L + mu) by the problem's constants or its curvature.
 
-        Raises ValueError where the size is neither given nor known.
+        Raises ValueError where the size, which is called `name`, is neither given nor known.
         """
-        if step_size is None and not problem.has("curvature"):
-            if problem.constants is None:
-                raise ValueError(
-                    f"expected lower_step_size a number, got None with {type(problem).__name__}, "
-                    "which gives no constants mu, L to take 2 / (L + mu) from"
-                )
-            step_size = problem.constants.lower_step_size
-        return cls(steps, step_size)
+        if step_size is None and problem.has("curvature"):
+            return cls(steps, None)
+        return cls(steps, known_step_size(problem, name, step_size))
 
     def solve(
         self,
@@ -122,7 +131,7 @@ class GradientDescent:
 
         `enough` is asked after each step, given |grad_theta g_i| (..., B) from before it, whether to stop there.
         """
-        own = None if self.step_size is not None or keep_graph else self._of_each_task(oracle, z, tasks)
+        own = None if self.step_size is not None or keep_graph else self.size(oracle, z, tasks)
         for _ in range(self.steps):
             at, sample = oracle.draw(z, tasks)
             gradient = oracle.lower_gradient(at, theta, sample, keep_graph=keep_graph)
@@ -138,8 +147,10 @@ class GradientDescent:
             raise ValueError("expected lower_step_size a number, got None, which lets each task have its own")
         return self.step_size
 
-    @staticmethod
-    def _of_each_task(oracle: Oracle, z: Features, tasks: Tasks) -> Tensor:
+    def size(self, oracle: Oracle, z: Features, tasks: Tasks) -> float | Tensor:
+        """alpha: one number, or 2 / (L_i + mu_i) of each task, (..., B, 1)."""
+        if self.step_size is not None:
+            return self.step_size
         mu, L = oracle.curvature(z, tasks)
         return (2 / (L + mu)).unsqueeze(-1)
 

@@ -9,10 +9,12 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor
 
 from convergence.arguments import integer
+from convergence.declared import Declared
 from convergence.hypergradients import Implicit
 from convergence.linear_solvers import LinearSolver, RandomNeumann
+from convergence.lower_solvers import known_step_size
 from convergence.method import Step
-from convergence.methods.warm import Warm, failures, one_step_size, positive_or_none
+from convergence.methods.decaying_steps import DecayingSteps, failures, positive_or_none
 from convergence.oracle import Calls, Features, Oracle, per_task
 from convergence.pool_rows import rows, with_rows
 from problems import Parameters, Tasks
@@ -26,7 +28,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alternating(Warm, ABC):
+class Alternating(DecayingSteps, ABC):
     """theta_i' = K_t steps theta <- theta - rho_t grad_theta g_i from where theta_i was left, each on a fresh sample,
 
         phi' = phi - beta_t mean_i [ grad_phi f_i - (d2g_i/dphi dtheta) v_i ] at (phi, theta'),
@@ -37,13 +39,13 @@ class Alternating(Warm, ABC):
     terms              Q >= 1
     linear_step_size   eta; None takes 2 / (L + mu) from the problem's constants
 
-    The other fields are those of `Warm`. A subclass says what K_t is, and which terms are taken.
+    The other fields are those of `DecayingSteps`. A subclass says what K_t is, and which terms are taken.
     """
 
     terms: int = 20
     linear_step_size: float | None = None
 
-    warm: ClassVar[bool] = True
+    declared: ClassVar[Declared]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,7 +67,7 @@ class Alternating(Warm, ABC):
         t, z = state.iteration, oracle.embed(phi, tasks)
         theta = oracle.theta0(phi, tasks) if state.theta is None else rows(state.theta, tasks, oracle)
         theta = self.lower_steps_from(oracle, z, theta, tasks, t)
-        solver = self.series(one_step_size(oracle.problem, "linear_step_size", self.linear_step_size))
+        solver = self.series(known_step_size(oracle.problem, "linear_step_size", self.linear_step_size))
         d, _, v, _ = Implicit(solver, fresh_products=True).at(oracle, z, theta, tasks)
         kept = None if state.theta is None else with_rows(state.theta, theta, tasks, oracle)
         return Step(self.descended(phi, d, t), State(t + 1, kept), d, theta, v, failures(theta, v))
@@ -82,7 +84,7 @@ class Alternating(Warm, ABC):
 
     def start(self, oracle: Oracle, phi: Parameters) -> State:
         """theta0 for every task of the pool, or nothing where each start is cold."""
-        return State(0, oracle.theta0(phi, oracle.pool).clone() if self.warm else None)
+        return State(0, oracle.theta0(phi, oracle.pool).clone() if self.declared.warm else None)
 
     def adapt(self, oracle: Oracle, z: Features, phi: Parameters, tasks: Tasks) -> Tensor:
         """theta after the K_0 steps of the first iteration from theta0, (..., B, q): what new tasks are judged by."""

@@ -35,7 +35,6 @@ class BSA(Alternating):
     lower_steps: int
     lower_growth: float = 0.0
 
-    warm: ClassVar[bool] = False
     needs: ClassVar[tuple[Need, ...]] = (TWICE_DIFFERENTIABLE,)
     declared: ClassVar[Declared] = Declared(
         title="BSA",

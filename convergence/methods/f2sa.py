@@ -10,7 +10,7 @@ from torch import Tensor
 from convergence.arguments import integer, non_negative, positive
 from convergence.declared import Declared
 from convergence.method import Step
-from convergence.methods.warm import Warm, failures
+from convergence.methods.decaying_steps import DecayingSteps, failures
 from convergence.needs import POOL, Need
 from convergence.oracle import Calls, Oracle, per_task
 from convergence.pool_rows import rows, with_rows
@@ -26,7 +26,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class F2SA(Warm):
+class F2SA(DecayingSteps):
     """Fully first-order stochastic approximation. With lambda_t = lambda (t + 1)^a, K times each on a fresh sample
 
         theta_i <- theta_i - rho grad_theta g_i(phi, theta_i)
@@ -46,7 +46,7 @@ class F2SA(Warm):
     multiplier          lambda > 0, more than ell / mu: below, f + lambda g need not be convex, nor 2 / (L + mu) small
                         enough for y
     multiplier_growth   a >= 0; with a > 0 the bias vanishes
-    lower_step_size, lower_decay, upper_step_size, upper_decay   as in `Warm`
+    lower_step_size, lower_decay, upper_step_size, upper_decay   as in `DecayingSteps`
 
     No second derivatives: g may have kinks in theta. Step.v is lambda (theta - y), which tends to H^-1 grad_theta f.
     Cost a task and iteration: 2 K + 2 lower gradients, K + 1 upper gradients. Memory: 2 M q numbers are kept.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from convergence.method import Step
-from convergence.methods.warm import Warm, decay, failures, positive_or_none, step_size
+from convergence.methods.decaying_steps import DecayingSteps, failures, positive_or_none
 from convergence.oracle import Calls, Features, Oracle, per_task
 from convergence.pool_rows import rows, with_rows
 from problems import Parameters, Tasks
@@ -33,12 +33,12 @@ class Directions(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SingleLoop(Warm):
+class SingleLoop(DecayingSteps):
     """theta' = theta - rho_t D_theta,  v' = v - rho^v_t D_v,  phi' = phi - beta_t D_phi, all D at (phi, theta, v).
 
     linear_step_size   rho^v of v; None takes 2 / (L + mu), as `lower_step_size` does. It decays as rho does
 
-    The other fields are those of `Warm`.
+    The other fields are those of `DecayingSteps`.
     """
 
     linear_step_size: float | None = None
@@ -58,8 +58,7 @@ class SingleLoop(Warm):
         """The step from phi, and from theta and v of these tasks, all at once; z are features of the tasks undrawn."""
         theta, v = rows((state.theta, state.v), tasks, oracle)
         rho = self.lower_size(oracle, z, tasks, state.iteration)
-        rho_v = step_size(oracle, z, tasks, "linear_step_size", self.linear_step_size)
-        rho_v = rho_v * decay(state.iteration, self.lower_decay)
+        rho_v = self.decayed("linear_step_size", oracle, z, tasks, state.iteration)
         theta, v = theta - rho * along.theta, self.inside(v - rho_v * along.v)
         kept = with_rows((state.theta, state.v), (theta, v), tasks, oracle)
         after = State(state.iteration + 1, *kept, state.more)

@@ -11,8 +11,8 @@ from torch import Tensor
 from convergence.arguments import integer
 from convergence.declared import Declared
 from convergence.method import Step
+from convergence.methods.decaying_steps import positive_or_none
 from convergence.methods.single_loop import Directions, SingleLoop, State, directions
-from convergence.methods.warm import positive_or_none
 from convergence.needs import FINITE_SUM, Need
 from convergence.oracle import Calls, Oracle
 from convergence.trees import map_tensors

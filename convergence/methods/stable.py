@@ -11,7 +11,7 @@ from torch import Tensor
 from convergence.arguments import integer, share
 from convergence.declared import Declared
 from convergence.method import Step
-from convergence.methods.warm import Warm, failures
+from convergence.methods.decaying_steps import DecayingSteps, failures
 from convergence.oracle import Calls, Features, Oracle, per_task
 from convergence.pool_rows import rows, with_rows
 from convergence.trees import map_tensors
@@ -40,7 +40,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class STABLE(Warm):
+class STABLE(DecayingSteps):
     """Single-timescale stochastic bilevel optimisation. With H = d2g/dtheta2, X = d2g/dtheta dphi on one sample a step,
 
         H_t     = P[ (1 - tau) (H_{t-1} - H(phi_{t-1}, theta_{t-1})) + H(phi_t, theta_t) ],    X_t likewise without P
@@ -54,7 +54,7 @@ class STABLE(Warm):
 
     averaging   0 < tau <= 1: the weight of fresh samples; 1 keeps no memory of the last ones
     size        q, for `declared_calls` alone
-    lower_step_size, lower_decay, upper_step_size, upper_decay   as in `Warm`
+    lower_step_size, lower_decay, upper_step_size, upper_decay   as in `DecayingSteps`
 
     Cost a task and iteration: 2 q HVPs and 2 q cross products (dense matrices at two points), one lower gradient, one
     upper gradient, an eigendecomposition of a (q, q) matrix. Memory: M (q^2 + q p + 2 q + p) numbers are kept: for

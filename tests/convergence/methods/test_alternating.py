@@ -17,7 +17,7 @@ SAMPLED = {"BSA": BSA, "TTSA": TTSA, "ALSET": ALSET}
 
 
 def state_of(method, problem: Problem) -> State:
-    return State(0, normal(1, problem.tasks, problem.q) if method.warm else None)
+    return State(0, normal(1, problem.tasks, problem.q) if method.declared.warm else None)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.5])

@@ -1,4 +1,4 @@
-"""What methods share that keep something of every task of the pool: decaying step sizes, failures."""
+"""Step sizes that decay over the iterations, and what else methods share that have them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from torch import Tensor
 
 from convergence.arguments import non_negative, positive
 from convergence.hypergradients import non_finite
+from convergence.lower_solvers import GradientDescent
 from convergence.method import descend
 from convergence.needs import POOL, TWICE_DIFFERENTIABLE, Need
 from convergence.oracle import Features, Oracle
-from problems import Parameters, Problem, Tasks
+from problems import Parameters, Tasks
 
 
 @dataclass(frozen=True, kw_only=True)
-class Warm:
-    """Step sizes that decay, for methods that go on from where they left each task.
+class DecayingSteps:
+    """Step sizes that decay like powers of the iteration, for methods of stochastic approximation.
 
     lower_step_size   rho of theta; None takes 2 / (L + mu) from the problem's constants, or for each task from its
                       curvature
@@ -43,10 +44,17 @@ class Warm:
 
     # ---- parts of a step
 
+    def decayed(self, of: str, oracle: Oracle, z: Features, tasks: Tasks, iteration: int) -> float | Tensor:
+        """The field `of`, or 2 / (L + mu), times (t + 1)^-lower_decay: one number or one for each task, (..., B, 1).
+
+        Raises ValueError where it is neither given nor known.
+        """
+        constant = GradientDescent.of(oracle.problem, 1, getattr(self, of), name=of).size(oracle, z, tasks)
+        return constant * decay(iteration, self.lower_decay)
+
     def lower_size(self, oracle: Oracle, z: Features, tasks: Tasks, iteration: int) -> float | Tensor:
-        """rho_t, one number or one for each task, (..., B, 1). Raises ValueError where neither given nor known."""
-        size = step_size(oracle, z, tasks, "lower_step_size", self.lower_step_size)
-        return size * decay(iteration, self.lower_decay)
+        """rho_t."""
+        return self.decayed("lower_step_size", oracle, z, tasks, iteration)
 
     def descended(self, phi: Parameters, direction: Parameters, iteration: int) -> Parameters:
         """phi - beta_t d, or phi as it is where an optimiser takes the step."""
@@ -57,26 +65,6 @@ class Warm:
 def failures(theta: Tensor, v: Tensor) -> Tensor:
     """NON_FINITE for each task whose theta or v holds a value that is not finite, else 0, (..., B)."""
     return torch.maximum(non_finite(theta), non_finite(v))
-
-
-def step_size(oracle: Oracle, z: Features, tasks: Tasks, name: str, size: float | None) -> float | Tensor:
-    """The size given, or 2 / (L + mu): for each task of its curvature where the problem has that, (..., B, 1)."""
-    if size is not None or not oracle.problem.has("curvature"):
-        return one_step_size(oracle.problem, name, size)
-    mu, L = oracle.curvature(z, tasks)
-    return (2 / (L + mu)).unsqueeze(-1)
-
-
-def one_step_size(problem: Problem, name: str, size: float | None) -> float:
-    """The size given, or 2 / (L + mu) of the problem's constants. Raises ValueError where neither is there."""
-    if size is not None:
-        return size
-    if problem.constants is None:
-        raise ValueError(
-            f"expected {name} a number, got None with {type(problem).__name__}, "
-            "which gives no constants mu, L to take 2 / (L + mu) from"
-        )
-    return problem.constants.lower_step_size
 
 
 def decay(iteration: int, exponent: float) -> float:
