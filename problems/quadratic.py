@@ -207,18 +207,17 @@ class Quadratic(Problem):
         h = (R @ w[..., None] - JQ @ (torch.linalg.solve(A, b[..., None]) - u[..., None]))[..., 0]
         optimum = torch.linalg.lstsq(H.mean(0), h.mean(0)).solution
         per_task = (H @ optimum) - h
-        norm = lambda matrices: float(torch.linalg.matrix_norm(matrices, 2).max())  # noqa: E731
         return Constants(
             mu=float(eigenvalues.min()),
             L=float(eigenvalues.max()),
-            L_c=norm(C),
+            L_c=_largest_norm(C),
             rho_1=0.0,
             rho_2=0.0,
-            ell=norm(Q),
+            ell=_largest_norm(Q),
             ell_1=0.0,
-            Lambda=norm(JQ),
-            tau=norm(J),
-            nu=norm(torch.linalg.solve(A, Q)),
+            Lambda=_largest_norm(JQ),
+            tau=_largest_norm(J),
+            nu=_largest_norm(torch.linalg.solve(A, Q)),
             L_Phi=float(torch.linalg.matrix_norm(H.mean(0), 2)),
             sigma_sq=float((per_task - per_task.mean(0)).square().sum(-1).mean()),
         )
@@ -247,6 +246,10 @@ class Quadratic(Problem):
 def _form(matrix: Tensor, vector: Tensor) -> Tensor:
     """|vector|^2 in the quadratic form of the matrix, for each task."""
     return (vector * matvec(matrix, vector)).sum(-1)
+
+
+def _largest_norm(matrices: Tensor) -> float:
+    return float(torch.linalg.matrix_norm(matrices, 2).max())
 
 
 def _require_symmetric(name: str, matrices: Tensor) -> None:

@@ -136,7 +136,10 @@ def test_replicas_of_an_endless_problem_are_separate_runs():
 
 
 def test_the_start_is_drawn_from_the_seed(quadratic):
-    start = lambda seed, **options: run(quadratic, METHOD, iterations=0, seed=seed, **options).phi["phi"]  # noqa: E731
+
+    def start(seed, **options):
+        return run(quadratic, METHOD, iterations=0, seed=seed, **options).phi["phi"]
+
     assert torch.equal(start(1), start(1))
     assert not torch.equal(start(1), start(2))
     assert torch.equal(start(1, replicas=2), torch.stack([start(1), start(2)]))

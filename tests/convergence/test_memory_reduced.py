@@ -105,9 +105,10 @@ def test_a_step_writes_to_nothing_it_is_given(name, warm_start):
 def test_the_state_holds_what_is_warm_for_every_task_of_the_pool():
     problem = Quadratic.random(tasks=4, p=3, q=3, kappa=5.0, initialisation=True)
     oracle, phi = Oracle(problem), {"phi": normal(0, 3)}
-    start = lambda warm: MemoryReduced(  # noqa: E731
-        lower_steps=1, cg_steps=1, upper_step_size=0.1, warm_start=warm
-    ).start(oracle, phi)
+
+    def start(warm):
+        return MemoryReduced(lower_steps=1, cg_steps=1, upper_step_size=0.1, warm_start=warm).start(oracle, phi)
+
     assert start(False) == (None, None)
     assert torch.equal(start("theta").theta, phi["phi"].expand(4, 3))
     assert start("theta").v is None

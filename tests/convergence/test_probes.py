@@ -40,7 +40,10 @@ def by_hand(problem: Quadratic, snapshot: Snapshot) -> dict[str, float]:
     optimum = np.linalg.solve(H, -upper(np.zeros(problem.p))[1])
     value, gradient = upper(phi)
     theta, v = snapshot.step.theta.numpy(), snapshot.step.v.numpy()
-    norm = lambda matrices: np.linalg.norm(matrices, 2, axis=(-2, -1)).max()  # noqa: E731
+
+    def norm(matrices):
+        return np.linalg.norm(matrices, 2, axis=(-2, -1)).max()
+
     residual = np.einsum("mij,mj->mi", Q, theta - u) - np.einsum("mij,mj->mi", A, v)
     distance = np.linalg.norm(np.einsum("mij,mj->mi", A, theta) - C @ phi - b, axis=-1) / np.linalg.eigvalsh(A).min()
     coupling = min(norm(np.swapaxes(J, 1, 2) @ Q), norm(J) * norm(Q))

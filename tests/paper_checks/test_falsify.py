@@ -199,7 +199,10 @@ def test_a_profile_has_the_slope_it_says_and_its_minimum(seed, kind):
     sampled = values(grid)
     for k in range(3):
         near = grid[k, sampled[k].argmin()]
-        one = lambda y, k=k: values(np.full((3, 1), y))[k, 0]  # noqa: E731
+
+        def one(y, k=k):
+            return values(np.full((3, 1), y))[k, 0]
+
         found = minimize_scalar(one, bounds=(near - 0.01, near + 0.01), method="bounded", options={"xatol": 1e-10})
         assert float(problem.minimum[k]) == pytest.approx(min(found.fun, sampled[k].min()), abs=1e-6)
 

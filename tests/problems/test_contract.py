@@ -310,7 +310,10 @@ def test_remainders_of_the_upper_objective_have_the_order_of_a_right_hypergradie
 
     for phi in smooth_points(problem, seed):
         d = {n: normal(seed + 3, *tensor.shape).sign() for n, tensor in phi.items()}  # |d_j| = 1: see smooth_points
-        along = lambda gradient, d=d: sum((gradient[n] * d[n]).sum() for n in d)  # noqa: E731
+
+        def along(gradient, d=d):
+            return sum((gradient[n] * d[n]).sum() for n in d)
+
         value, gradient = at(phi)
         there = [at({n: tensor + t * d[n] for n, tensor in phi.items()}) for t in STEPS]
         change = torch.stack([v for v, _ in there]) - value

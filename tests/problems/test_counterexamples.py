@@ -139,7 +139,10 @@ def test_one_step_on_the_singular_system_is_unbounded_and_a_second_breaks_down()
     for phi in (1.0, 2.0**-10, 2.0**-20):
         at = {"phi": torch.tensor([phi], dtype=torch.float64)}
         theta, z = problem.theta0(at, tasks), problem.embed(at, tasks)
-        product = lambda v, z=z, theta=theta: problem.lower_hvp(z, theta, v, tasks)  # noqa: E731
+
+        def product(v, z=z, theta=theta):
+            return problem.lower_hvp(z, theta, v, tasks)
+
         one, two = (ConjugateGradient(N).solve(product, problem.upper_gradient(z, theta, tasks)) for N in (1, 2))
         assert float(one.v[0, 0]) == pytest.approx((phi**2 + 1) / phi, rel=1e-12)
         assert not one.failure.any()

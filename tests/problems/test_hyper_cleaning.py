@@ -57,7 +57,10 @@ def test_the_objectives_equal_sums_over_examples_in_numpy(seed, tasks, n, classe
     problem = HyperCleaning(**arrays(seed, tasks=tasks, n=n, classes=classes), classes=classes, ridge=ridge)
     phi, theta = {"weights": normal(seed, problem.weights)}, normal(seed + 2, tasks, problem.q)
     z, data = problem.embed(phi, pool(problem)), {name: x.numpy() for name, x in problem.data.items()}
-    loss = lambda W, x, y: np.log(np.exp(W @ x).sum()) - (W @ x)[y]  # noqa: E731
+
+    def loss(W, x, y):
+        return np.log(np.exp(W @ x).sum()) - (W @ x)[y]
+
     lower, upper = [], []
     for i in range(tasks):
         W = theta[i].numpy().reshape(classes, -1)
@@ -147,7 +150,10 @@ def test_newton_ends_where_the_gradient_written_in_numpy_vanishes(scale):
 def test_the_hypergradient_is_the_slope_of_the_value(folds, seed):
     problem = HyperCleaning.digits(train=40, validation=20, ridge=0.01, pool=4, tasks=folds, seed=seed)
     phi, d = normal(seed, 40), normal(seed + 1, 40)
-    value = lambda t: float(problem.value({"weights": phi + t * d}))  # noqa: E731
+
+    def value(t):
+        return float(problem.value({"weights": phi + t * d}))
+
     h = 1e-2  # Richardson: h^4 times a fifth derivative, and 1e-16 |Phi| / h of rounding
     estimate = (8 * (value(h) - value(-h)) - (value(2 * h) - value(-2 * h))) / (12 * h)
     slope = float(problem.hypergradient({"weights": phi})["weights"] @ d)

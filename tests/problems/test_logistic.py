@@ -64,7 +64,10 @@ def test_a_random_instance_keeps_training_and_validation_apart_and_flips_a_tenth
 
 def test_phi_starts_standard_normal_from_the_generator_in_the_dtype_of_the_data():
     problem = ProxLogistic.random(tasks=1, q=2000, examples=1, seed=0)
-    draw = lambda seed: problem.phi0(torch.Generator().manual_seed(seed))["centre"]  # noqa: E731
+
+    def draw(seed):
+        return problem.phi0(torch.Generator().manual_seed(seed))["centre"]
+
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
     assert abs(float(draw(1).mean())) < 4 / math.sqrt(2000)

@@ -151,7 +151,10 @@ def test_what_is_kept_does_not_follow_to_another_dtype_and_is_in_float64_there()
 
 def test_replicas_solved_in_blocks_are_those_solved_together(monkeypatch):
     phi = {"weights": normal(0, 2, 3, 12)}
-    make = lambda: HyperCleaning.digits(train=12, validation=6, ridge=0.1, tasks=2, classes=3, pool=4)  # noqa: E731
+
+    def make():
+        return HyperCleaning.digits(train=12, validation=6, ridge=0.1, tasks=2, classes=3, pool=4)
+
     together = make().exact(phi)
     monkeypatch.setattr(newton, "_BLOCK", 4 * 2 * 15**2)  # four replicas at a time
     apart = make().exact(phi)

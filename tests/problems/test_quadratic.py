@@ -18,7 +18,10 @@ M, Q_SIZE, P_SIZE = 2, 3, 2
 def arrays() -> dict[str, np.ndarray]:
     """Well-formed arguments: M = 2 tasks, q = 3, p = 2."""
     rng = np.random.default_rng(0)
-    eye = lambda n: np.tile(np.eye(n), (M, 1, 1))  # noqa: E731
+
+    def eye(n):
+        return np.tile(np.eye(n), (M, 1, 1))
+
     return {
         "A": eye(Q_SIZE) * 2,
         "C": rng.standard_normal((M, Q_SIZE, P_SIZE)),
@@ -73,7 +76,10 @@ def test_the_upper_spectrum_brackets_the_curvature_of_the_value(problem):
     low, high = problem.upper_spectrum
     assert high == pytest.approx(problem.constants.L_Phi, rel=1e-12)
     d = normal(3, problem.p)
-    at = lambda t: problem.value({"phi": t * d})  # noqa: E731
+
+    def at(t):
+        return problem.value({"phi": t * d})
+
     curvature = float(at(1.0) - 2 * at(0.0) + at(-1.0)) / float(d @ d)
     assert low - 1e-9 <= curvature <= high + 1e-9
 

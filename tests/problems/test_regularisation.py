@@ -21,7 +21,10 @@ from tests.strategies import normal, seeds
 
 
 def arrays(seed: int, *, tasks: int = 2, n: int = 6, m: int = 4, d: int = 3) -> dict[str, Tensor]:
-    sign = lambda x: torch.where(x > 0, 1.0, -1.0).double()  # noqa: E731
+
+    def sign(x):
+        return torch.where(x > 0, 1.0, -1.0).double()
+
     return {
         "X": normal(seed, tasks, n, d),
         "y": sign(normal(seed + 1, tasks, n)),
@@ -140,7 +143,10 @@ def test_newton_ends_where_the_gradient_written_in_numpy_vanishes(scale):
 def test_the_hypergradient_is_the_slope_of_the_value(seed):
     problem = LogisticRegularisation.breast_cancer(seed=seed)
     phi, d = normal(seed, 31) - 2, normal(seed + 1, 31)
-    value = lambda t: float(problem.value({"log_ridge": phi + t * d}))  # noqa: E731
+
+    def value(t):
+        return float(problem.value({"log_ridge": phi + t * d}))
+
     h = 1e-2  # Richardson: h^4 times a fifth derivative, and 1e-16 |Phi| / h of rounding
     estimate = (8 * (value(h) - value(-h)) - (value(2 * h) - value(-2 * h))) / (12 * h)
     slope = float(problem.hypergradient({"log_ridge": phi})["log_ridge"] @ d)
@@ -167,7 +173,10 @@ def test_the_folds_validate_on_what_they_leave_out_and_the_test_set_is_apart():
     assert_near(own[:, :-1].mean(0), torch.zeros(30).double(), within=1e-12)
     assert_near(own[:, :-1].std(0), torch.ones(30).double(), within=1e-12)
     assert bool((torch.cat([own, test])[:, -1] == 1).all())
-    rows = lambda x: {tuple(row) for row in x.tolist()}  # noqa: E731
+
+    def rows(x):
+        return {tuple(row) for row in x.tolist()}
+
     for i in range(5):
         assert rows(X[i]) | rows(X_val[i]) == rows(own)
         assert not rows(X[i]) & rows(X_val[i])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -30,10 +32,11 @@ def test_unrolling_equals_torch_func_through_the_explicit_map_of_k_steps(name, s
     problem = UserRidge().to(dtype=torch.float64) if name == "user-ridge" else PROBLEMS[name](1)
     dense = Dense(problem)
     phi = {n: normal(1, *tensor.shape) for n, tensor in dense.like.items()}
-    phi_k = lambda x: dense.unrolled(  # noqa: E731
-        x, lambda x: problem.theta0(dense.named(x), dense.tasks), steps=steps, step_size=0.1
-    )
-    expected = grad(phi_k)(dense.vector(phi))
+
+    def start(x):
+        return problem.theta0(dense.named(x), dense.tasks)
+
+    expected = grad(partial(dense.unrolled, start=start, steps=steps, step_size=0.1))(dense.vector(phi))
     if steps == 0 and name == "user-ridge":  # neither f nor the start sees phi
         with pytest.raises(ValueError, match="expected phi to reach the upper objective of UserRidge, itself or"):
             unrolled(problem, phi, steps=0, step_size=0.1)
@@ -95,7 +98,10 @@ def test_through_the_last_steps_alone_it_is_off_by_what_those_before_would_have_
     x, expected = phi["phi"].numpy(), np.zeros(problem.p)
     for i in range(problem.tasks):
         A, C, b, Q, u, R, w = (problem.data[name][i].numpy() for name in "ACbQuRw")
-        power = lambda k, A=A: np.linalg.matrix_power(np.eye(len(A)) - alpha * A, k)  # noqa: E731
+
+        def power(k, A=A):
+            return np.linalg.matrix_power(np.eye(len(A)) - alpha * A, k)
+
         star = np.linalg.solve(A, C @ x + b)
         J = (np.eye(len(A)) - power(min(last, steps))) @ np.linalg.solve(A, C)
         expected += R @ (x - w) + J.T @ Q @ (star - power(steps) @ star - u)

@@ -91,7 +91,10 @@ def test_the_direction_is_the_gradient_of_the_penalised_objective_by_finite_diff
         total = 0.0
         for t in tasks:
             y = np.linalg.solve(t.Q + multiplier * t.A, t.Q @ t.u + multiplier * (t.C @ x + t.b))
-            g = lambda at, t=t: 0.5 * at @ t.A @ at - at @ (t.C @ x + t.b)  # noqa: E731
+
+            def g(at, t=t):
+                return 0.5 * at @ t.A @ at - at @ (t.C @ x + t.b)
+
             f = 0.5 * (y - t.u) @ t.Q @ (y - t.u) + 0.5 * (x - t.w) @ t.R @ (x - t.w)
             total += (f + multiplier * (g(y) - g(t.star(x)))) / 3
         return total

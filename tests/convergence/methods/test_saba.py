@@ -70,7 +70,10 @@ def test_replicas_replay_their_seeds_on_the_whole_pool():
 
 def some_state(problem) -> State:
     M, q = problem.tasks, problem.q
-    table = lambda seed: normal(seed, M, BLOCKS, q)  # noqa: E731
+
+    def table(seed):
+        return normal(seed, M, BLOCKS, q)
+
     more = Tables(LowerTerms(table(1), table(2), {"phi": table(3)}), UpperTerms(table(4), {"phi": table(5)}))
     return State(0, normal(6, M, q), normal(7, M, q), more)
 

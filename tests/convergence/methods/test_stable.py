@@ -112,7 +112,10 @@ def second_derivatives(problem, tasks, phi, theta):
     """d2g/dtheta2 of each task, one after the other."""
     each = []
     for point, task in zip(theta, tasks, strict=True):
-        lower = lambda x, task=task: problem.lower(phi, x[None], task)[0]  # noqa: E731
+
+        def lower(x, task=task):
+            return problem.lower(phi, x[None], task)[0]
+
         each.append(jacrev(grad(lower))(point))
     return torch.stack(each)
 

@@ -159,7 +159,10 @@ def test_tangents_of_features_start_gradient_and_f_are_those_of_torch_func(name,
         for j in range(P):
             u = dense.vector({n: of_this(t[j]) for n, t in case.phi_tangents.items()})
             moved = of_this(case.theta_tangents[j])
-            starts = lambda own, dense=dense: case.problem.theta0(dense.named(own), dense.tasks)  # noqa: E731
+
+            def starts(own, dense=dense):
+                return case.problem.theta0(dense.named(own), dense.tasks)
+
             along = (
                 dense.each(dense.hessian, x, theta) @ moved[..., None] + dense.each(dense.cross, x, theta) @ u[:, None]
             )
