@@ -8,14 +8,15 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from convergence import checkpoints
+from convergence.described import described, require_same
 from convergence.files import write_atomically
 from convergence.recipes import Recipe
-from convergence.training import checkpoints
 from convergence.training.plan import Plan
 from problems.few_shot import Embedding, ImageSet, Splits
 
@@ -52,21 +53,6 @@ def described_run(
     return json.loads(json.dumps(config))
 
 
-def described(thing: Any) -> Any:
-    """A dataclass as its type and fields, containers likewise, anything else that is not of JSON's types as its type.
-
-    >>> from convergence.linear_solvers import ConjugateGradient
-    >>> described(ConjugateGradient(3))
-    {'type': 'ConjugateGradient', 'steps': 3, 'tolerance': None}
-    """
-    if thing is None or isinstance(thing, (bool, int, float, str)):
-        return thing
-    if isinstance(thing, (list, tuple)):
-        return [described(each) for each in thing]
-    own = {field.name: described(getattr(thing, field.name)) for field in fields(thing)} if is_dataclass(thing) else {}
-    return {"type": type(thing).__name__, **own}
-
-
 def fingerprint(images: ImageSet) -> dict[str, Any]:
     """Sizes, and the digits that tell one set of images from another."""
     return {
@@ -75,21 +61,6 @@ def fingerprint(images: ImageSet) -> dict[str, Any]:
         "shape": images.shape,
         "sha256": images.sha256,
     }
-
-
-def require_same(config: Mapping[str, Any], held: Mapping[str, Any], where: Path, *, free: frozenset[str]) -> None:
-    """Raise ValueError naming the first entry in which a run asked for differs from the one that is held."""
-    for path, now, then in _differences(config, held):
-        if path not in free and not path.startswith("versions"):
-            raise ValueError(f"expected {path} = {then!r}, as in {where}, got {now!r}")
-
-
-def _differences(now: Any, then: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(now, Mapping) and isinstance(then, Mapping):
-        for name in {**then, **now}:
-            yield from _differences(now.get(name), then.get(name), f"{path}.{name}" if path else name)
-    elif now != then:
-        yield path, now, then
 
 
 # ---- where it is kept

@@ -15,10 +15,11 @@ import pytest
 import torch
 
 import convergence.__main__ as command
+from convergence import checkpoints
 from convergence.files import NotWritten
 from convergence.recipes import RECIPES
 from convergence.status import Status
-from convergence.training import TrainingFailed, checkpoints
+from convergence.training import TrainingFailed
 from convergence.training.commands import TRAIN_HELP
 from convergence.training.data import NAMES
 from problems.few_shot import glyphs

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
-from convergence import Oracle
+from convergence import Oracle, checkpoints
 from convergence.methods import BSA, ClosedForm
 from convergence.recipes import RECIPES
 from convergence.status import Status
 from convergence.streams import generator
-from convergence.training import TrainingFailed, checkpoints, evaluate, load, train
+from convergence.training import TrainingFailed, evaluate, load, train
 from convergence.training import run as training_run
 from convergence.training.evaluation import Evaluation
 from problems.few_shot import Augmentation, Conv4, PrototypeHead

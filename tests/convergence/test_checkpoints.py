@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from convergence.training import checkpoints
+from convergence import checkpoints
 
 CONFIG = {"plan": {"batch": 4, "patience": None}, "labels": {}}
 STATE = {
