@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,6 +26,8 @@ class MadeOfParts(ABC):
     """
 
     upper_step_size: float | None = None
+
+    by_task: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.upper_step_size is not None:

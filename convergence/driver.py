@@ -50,6 +50,7 @@ def run(
     phi0: Parameters | None = None,
     optimizer: MakeOptimizer | None = None,
     compile: bool = False,
+    first: int = 0,
     progress: bool = False,
     raise_on_failure: bool = True,
 ) -> Result:
@@ -70,6 +71,8 @@ def run(
                    20 seconds once (`Result.compile_seconds`) a run without replicas goes about twice as fast with
                    closed forms, seven times with automatic derivatives; hundreds of replicas are faster without. Needs
                    a C++ compiler on a CPU
+    first          number of the first iteration, which tasks and noise are drawn by: another run's `iterations`, to go
+                   on from its phi with a method that starts from its state
 
     Raises ValueError on wrong arguments and on a problem that lacks what the method needs, RunFailed (which carries
     the result) on BREAKDOWN or NON_FINITE unless `raise_on_failure` is False, ReferenceFailed where a probe finds no
@@ -87,7 +90,7 @@ def run(
         raise ValueError(f"expected a floating-point torch.dtype, got {dtype!r}")
     if stop_at is not None and not isinstance(stop_at, Mapping):
         raise ValueError(f'expected stop_at as {{"grad_norm_sq": 1e-10}}, got {stop_at!r}')
-    iterations = integer("iterations", iterations, least=0)
+    iterations, first = integer("iterations", iterations, least=0), integer("first", first, least=0)
     probe_every = integer("probe_every", probe_every, least=1)
     seed = integer("seed", seed, least=0)
     replicas = None if replicas is None else integer("replicas", replicas, least=1, otherwise="None or ")
@@ -105,8 +108,8 @@ def run(
     loop = _Loop(method, oracle, batches, phi, optimizer, recorder, Running(lead, device), compiled=compile)
 
     began = time.perf_counter()
-    with _progress_bar(progress, iterations) as advance:
-        for t in range(iterations):
+    with progress_bar(progress, iterations) as advance:
+        for t in range(first, first + iterations):
             if not loop.iteration(t, probing=t % probe_every == 0, need_references=raise_on_failure):
                 break
             advance()
@@ -254,7 +257,7 @@ def _non_finite(phi: Parameters, running: Tensor) -> Tensor:
 
 
 @contextmanager
-def _progress_bar(shown: bool, total: int) -> Iterator[Callable[[], None]]:
+def progress_bar(shown: bool, total: int) -> Iterator[Callable[[], None]]:
     """A function that advances the bar by one iteration; does nothing where no bar is shown."""
     if not shown:
         yield lambda: None

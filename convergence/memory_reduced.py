@@ -117,6 +117,11 @@ class MemoryReduced:
         return self.lower_solver(oracle).solve(oracle, z, oracle.theta0(phi, tasks), tasks)
 
     @property
+    def by_task(self) -> bool:
+        """Whether each task is worked on alone: a certified accuracy is one of the whole batch."""
+        return self.accuracy is None
+
+    @property
     def implicit(self) -> Implicit:
         """The hypergradient by N CG steps, or by the linear solver given."""
         return Implicit(self.linear_solver or self._conjugate_gradient)

@@ -33,7 +33,9 @@ class Method(Protocol):
 
     It may have `needs`, a tuple of `Need`, which `run` holds against the problem, and `declared`, a `Declared`, which
     the tests and claims on all methods of `convergence.catalogue.METHODS` hold against measurements, and `all_tasks`,
-    True where a step takes the whole pool alone. Where the calls differ from iteration to iteration, `declared_calls`
+    True where a step takes the whole pool alone, and `by_task`, True where d is the mean over the tasks of the batch of
+    what each finds from phi and its own rows of the state, and phi moves by -upper_step_size d: then the tasks can be
+    spread over ranks (`convergence.distributed`). Where the calls differ from iteration to iteration, `declared_calls`
     takes an `iteration` beside the batch.
     """
 

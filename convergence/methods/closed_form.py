@@ -31,6 +31,7 @@ class ClosedForm:
     upper_step_size: float | None = None
 
     needs: ClassVar[tuple[Need, ...]] = (LOWER_ARGMIN,)
+    by_task: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.upper_step_size is not None:

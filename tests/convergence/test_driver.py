@@ -242,6 +242,16 @@ def test_a_progress_bar_changes_nothing(quadratic, capsys):
     assert torch.equal(shown.phi["phi"], run(quadratic, METHOD, iterations=4).phi["phi"])
 
 
+def test_a_run_that_goes_on_from_another_is_the_long_one(quadratic):
+    whole = run(quadratic, COLD, iterations=7, batch=2, probe_every=2)
+    before = run(quadratic, COLD, iterations=3, batch=2, probe_every=2)
+    after = run(quadratic, COLD, iterations=4, batch=2, probe_every=2, first=before.iterations, phi0=before.phi)
+    assert torch.equal(after.phi["phi"], whole.phi["phi"])
+    assert torch.equal(torch.cat([before.probed_at, after.probed_at]), whole.probed_at)
+    traces = [found.trace["grad_norm_sq"] for found in (before, after, whole)]
+    assert torch.equal(torch.cat(traces[:2]), traces[2])
+
+
 def test_the_problem_is_left_as_it_was(quadratic):
     before = {name: tensor.clone() for name, tensor in quadratic.data.items()}
     run(quadratic, METHOD, iterations=3, dtype=torch.float32)
