@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.sparse.linalg import cg
 
 from paper_checks.stochastic_theory import batch_moments
-from problems import Quadratic
+from problems import LearnedStart, Quadratic
 from problems.arrays import random_symmetric
 
 Array = npt.NDArray[np.float64]
@@ -32,12 +32,31 @@ class QuadraticTheory:
     gain: Array
 
     @classmethod
-    def of(cls, problem: Quadratic) -> QuadraticTheory:
-        """The theory of this problem."""
+    def of(cls, problem: Quadratic | LearnedStart) -> QuadraticTheory:
+        """The theory of this problem; of a quadratic with a learned start that of the vector (phi, start).
+
+        Raises TypeError where the problem inside is no quadratic.
+        """
+        if isinstance(problem, LearnedStart):
+            return cls.of(problem.problem)._with_learned_start()
+        if not isinstance(problem, Quadratic):
+            raise TypeError(f"expected a Quadratic or a LearnedStart of one, got {type(problem).__name__}")
         arrays = {name: tensor.double().cpu().numpy() for name, tensor in problem.data.items()}
         arrays.setdefault("start", np.zeros_like(arrays["b"]))
         arrays.setdefault("gain", np.zeros_like(arrays["C"]))
         return cls(**arrays)
+
+    def _with_learned_start(self) -> QuadraticTheory:
+        """theta_0 = start, which neither g nor f sees: q columns of zeros in C, zeros in R and w."""
+        M, q = self.b.shape
+        return replace(
+            self,
+            C=np.pad(self.C, ((0, 0), (0, 0), (0, q))),
+            R=np.pad(self.R, ((0, 0), (0, q), (0, q))),
+            w=np.pad(self.w, ((0, 0), (0, q))),
+            start=np.zeros((M, q)),
+            gain=np.pad(np.broadcast_to(np.eye(q), (M, q, q)), ((0, 0), (0, 0), (self.C.shape[-1], 0))),
+        )
 
     @cached_property
     def J(self) -> Array:

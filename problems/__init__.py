@@ -6,6 +6,7 @@ from problems.counterexamples import HeavyTailed, LassoLower, QuarticLower, Sing
 from problems.embedded import Embedded
 from problems.heads import ProxHeads
 from problems.hyper_cleaning import HyperCleaning
+from problems.learned_start import LearnedStart
 from problems.logistic import ProxLogistic
 from problems.minibatch import Minibatch
 from problems.noisy import Noisy
@@ -14,7 +15,6 @@ from problems.quadratic import Quadratic
 from problems.regularisation import LogisticRegularisation
 from problems.representation import Representation
 from problems.softmax import ProxSoftmax
-from problems.start_and_shared import StartAndShared
 from problems.tails import PowerTail, PowerWell
 from problems.tight import Huber, Plateau, Tight, Zigzag
 from problems.wrapper import Wrapper
@@ -31,6 +31,7 @@ __all__ = [
     "Huber",
     "HyperCleaning",
     "LassoLower",
+    "LearnedStart",
     "LogisticRegularisation",
     "Minibatch",
     "Noisy",
@@ -47,7 +48,6 @@ __all__ = [
     "QuarticLower",
     "Representation",
     "SingularLower",
-    "StartAndShared",
     "Tasks",
     "Terms",
     "Tight",

@@ -9,6 +9,7 @@ import torch
 from problems.base import Problem
 from problems.counterexamples import HeavyTailed, LassoLower, QuarticLower, SingularLower
 from problems.hyper_cleaning import HyperCleaning
+from problems.learned_start import LearnedStart
 from problems.logistic import ProxLogistic
 from problems.minibatch import Minibatch
 from problems.noisy import Noisy
@@ -17,7 +18,6 @@ from problems.quadratic import Quadratic
 from problems.regularisation import LogisticRegularisation
 from problems.representation import Representation
 from problems.softmax import ProxSoftmax
-from problems.start_and_shared import StartAndShared
 from problems.tails import PowerTail, PowerWell
 from problems.tight import Huber, Plateau, Zigzag
 
@@ -28,7 +28,7 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "quadratic-initialisation": lambda seed: Quadratic.random(
         tasks=6, p=5, q=5, kappa=10.0, initialisation=True, seed=seed
     ),
-    "quadratic-shared": lambda seed: StartAndShared.random(tasks=6, q=4, shared=3, kappa=10.0, seed=seed),
+    "quadratic-learned-start": lambda seed: LearnedStart(Quadratic.random(tasks=6, p=3, q=4, kappa=10.0, seed=seed)),
     "huber": lambda seed: Huber(horizon=20, kappa=10.0, dimension=4, coupled=True, tasks=4, seed=seed),
     "plateau": lambda seed: Plateau(horizon=20, kappa=10.0, dimension=4, coupled=True, tasks=4, seed=seed),
     "zigzag": lambda seed: Zigzag(horizon=20, kappa=10.0, dimension=3, tasks=2, seed=seed),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.polynomial.chebyshev import Chebyshev as Polynomial
 
 from paper_checks.quadratic_theory import Chebyshev, QuadraticTheory, chi, cold_cg_problem, slowest_start, zeta
-from problems import Quadratic
+from problems import LearnedStart, ProxLogistic, Quadratic
 
 seeds = st.integers(0, 1000)
 
@@ -135,3 +135,20 @@ def test_the_slowest_start_is_off_the_optimum_along_the_eigenvector_of_mu(kappa)
     H, h = theory.direction(5, 1 / kappa)
     error = H[0] @ phi - h[0] - theory.gradient(phi)
     assert np.linalg.norm(error) == pytest.approx(2.0 * (1 - 1 / kappa) ** 5, rel=1e-10)
+
+
+@given(seeds)
+def test_a_learned_start_is_a_part_of_phi_that_theta_0_alone_sees(seed):
+    inside = Quadratic.random(tasks=3, p=2, q=4, kappa=5.0, seed=seed)
+    theory, bare = QuadraticTheory.of(LearnedStart(inside)), QuadraticTheory.of(inside)
+    x = np.random.default_rng(seed).standard_normal(6)
+    np.testing.assert_allclose(theory.gradient(x), [*bare.gradient(x[:2]), 0, 0, 0, 0], atol=1e-13)
+    by_hand = np.broadcast_to(x[2:], (3, 4))
+    for _ in range(3):
+        by_hand = by_hand - 0.2 * (np.einsum("mij,mj->mi", bare.A, by_hand) - bare.C @ x[:2] - bare.b)
+    np.testing.assert_allclose(theory.cold_iterate(x, 3, 0.2), by_hand, atol=1e-13)
+
+
+def test_there_is_no_theory_of_other_problems():
+    with pytest.raises(TypeError, match="expected a Quadratic or a LearnedStart of one, got ProxLogistic"):
+        QuadraticTheory.of(LearnedStart(ProxLogistic.random(tasks=2, q=2, examples=4)))

@@ -6,12 +6,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from convergence import Method
 from convergence.catalogue import METHODS
-from problems import Minibatch, Parameters, Problem, ProxLogistic, Quadratic, StartAndShared, Tasks
+from problems import LearnedStart, Minibatch, Parameters, Problem, ProxLogistic, Quadratic, Tasks
 
 Problems = Mapping[str, Callable[[], Problem]]
 # Given to every method that has such a field; a field of another name has a default, or gets a line here
@@ -58,25 +57,15 @@ class Initialised(ProxLogistic):
         return phi["centre"].expand(len(tasks), self.q)
 
 
-class StartedElsewhere(ProxLogistic):
-    """Logistic heads whose start is a tensor of its own beside the centre, as in ANIL."""
-
-    def phi0(self, rng: torch.Generator) -> Parameters:
-        return super().phi0(rng) | {"start": super().phi0(rng)["centre"]}
-
-    def theta0(self, phi: Parameters, tasks: Tasks) -> Tensor:
-        return phi["start"].expand(len(tasks), self.q)
-
-
 QUADRATICS: Problems = {
     "plain": lambda: Quadratic.random(tasks=4, p=3, q=4, kappa=3.0, seed=2),
     "initialisation": lambda: Quadratic.random(tasks=4, p=3, q=3, kappa=3.0, seed=2, initialisation=True),
-    "shared": lambda: StartAndShared.random(tasks=4, q=3, shared=2, kappa=3.0, seed=2),
+    "shared": lambda: LearnedStart(Quadratic.random(tasks=4, p=2, q=3, kappa=3.0, seed=2)),
 }
 HEADS: Problems = {
     "plain": lambda: ProxLogistic.random(tasks=3, q=5, examples=8),
     "initialisation": lambda: Initialised.random(tasks=3, q=5, examples=8),
-    "shared": lambda: StartedElsewhere.random(tasks=3, q=5, examples=8),
+    "shared": lambda: LearnedStart(ProxLogistic.random(tasks=3, q=5, examples=8)),
 }
 SUMS: Problems = {"sum": lambda: Minibatch(ProxLogistic.random(tasks=4, q=2, examples=4), lower=2, upper=2)}
 

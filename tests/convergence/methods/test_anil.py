@@ -8,7 +8,7 @@ import torch
 from torch.func import grad
 
 from convergence import ANIL, Oracle
-from problems import StartAndShared
+from problems import LearnedStart, Quadratic
 from tests.convergence.methods.instances import HEADS
 from tests.independent import Dense, assert_near
 from tests.problems.few_shot.tiny import drawn, few_shot, start
@@ -17,21 +17,20 @@ from tests.strategies import normal
 
 @pytest.mark.parametrize("steps", [0, 1, 5])
 def test_on_quadratics_the_start_counts_by_what_is_left_of_it_and_the_shared_part_by_the_rest(steps):
-    problem = StartAndShared.random(tasks=4, q=3, shared=2, kappa=5.0, seed=3)
-    phi = {"start": normal(0, 3), "shared": normal(1, 2)}
-    oracle, alpha = Oracle(problem), 0.2
+    inside = Quadratic.random(tasks=4, p=2, q=3, kappa=5.0, seed=3)
+    problem, phi, alpha = LearnedStart(inside), {"phi": normal(1, 2), "start": normal(0, 3)}, 0.2
+    oracle = Oracle(problem)
     step = ANIL(lower_steps=steps, lower_step_size=alpha).step(oracle, phi, oracle.pool, None)
-    x = torch.cat([phi["start"], phi["shared"]]).numpy()
-    expected = np.zeros(5)
-    for A, C, b, Q, u, R, w in zip(*(problem.data[name].numpy() for name in "ACbQuRw"), strict=True):
-        assert not C[:, :3].any()  # g sees the shared part alone
+    x, start = phi["phi"].numpy(), phi["start"].numpy()
+    of_shared, of_start = np.zeros(2), np.zeros(3)
+    for A, C, b, Q, u, R, w in zip(*(inside.data[name].numpy() for name in "ACbQuRw"), strict=True):
         E = np.linalg.matrix_power(np.eye(3) - alpha * A, steps)
-        theta = E @ x[:3] + (np.eye(3) - E) @ np.linalg.solve(A, C @ x + b)
-        jacobian = np.hstack([E, (np.eye(3) - E) @ np.linalg.solve(A, C[:, 3:])])
-        expected += (R @ (x - w) + jacobian.T @ Q @ (theta - u)) / 4
-    assert_near(
-        torch.cat([step.direction["start"], step.direction["shared"]]), torch.from_numpy(expected), within=1e-13
-    )
+        rest = np.eye(3) - E
+        slope = Q @ (E @ start + rest @ np.linalg.solve(A, C @ x + b) - u)
+        of_shared += (R @ (x - w) + (rest @ np.linalg.solve(A, C)).T @ slope) / 4
+        of_start += E.T @ slope / 4
+    assert_near(step.direction["phi"], torch.from_numpy(of_shared), within=1e-13)
+    assert_near(step.direction["start"], torch.from_numpy(of_start), within=1e-13)
 
 
 def test_on_logistic_heads_it_is_the_gradient_through_the_steps():
