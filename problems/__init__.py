@@ -15,6 +15,7 @@ from problems.quadratic import Quadratic
 from problems.regularisation import LogisticRegularisation
 from problems.representation import Representation
 from problems.softmax import ProxSoftmax
+from problems.structured import Circulant, DiagonalPlusLowRank, Expansion, Operator, Sparse, Structured
 from problems.tails import PowerTail, PowerWell
 from problems.tight import Huber, Plateau, Tight, Zigzag
 from problems.wrapper import Wrapper
@@ -24,9 +25,12 @@ __all__ = [
     "PROBLEMS",
     "REAL_DATA",
     "STOCHASTIC",
+    "Circulant",
     "Constants",
+    "DiagonalPlusLowRank",
     "Embedded",
     "Examples",
+    "Expansion",
     "HeavyTailed",
     "Huber",
     "HyperCleaning",
@@ -35,6 +39,7 @@ __all__ = [
     "LogisticRegularisation",
     "Minibatch",
     "Noisy",
+    "Operator",
     "Parameters",
     "Plateau",
     "PowerTail",
@@ -48,6 +53,8 @@ __all__ = [
     "QuarticLower",
     "Representation",
     "SingularLower",
+    "Sparse",
+    "Structured",
     "Tasks",
     "Terms",
     "Tight",

@@ -18,6 +18,7 @@ from problems.quadratic import Quadratic
 from problems.regularisation import LogisticRegularisation
 from problems.representation import Representation
 from problems.softmax import ProxSoftmax
+from problems.structured import Structured
 from problems.tails import PowerTail, PowerWell
 from problems.tight import Huber, Plateau, Zigzag
 
@@ -29,6 +30,9 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
         tasks=6, p=5, q=5, kappa=10.0, initialisation=True, seed=seed
     ),
     "quadratic-learned-start": lambda seed: LearnedStart(Quadratic.random(tasks=6, p=3, q=4, kappa=10.0, seed=seed)),
+    "structured-low-rank": lambda seed: Structured.random("low-rank", tasks=6, p=8, q=8, rank=2, kappa=10.0, seed=seed),
+    "structured-circulant": lambda seed: Structured.random("circulant", tasks=6, p=12, q=6, kappa=10.0, seed=seed),
+    "structured-sparse": lambda seed: Structured.random("sparse", tasks=6, p=12, q=6, kappa=10.0, seed=seed),
     "huber": lambda seed: Huber(horizon=20, kappa=10.0, dimension=4, coupled=True, tasks=4, seed=seed),
     "plateau": lambda seed: Plateau(horizon=20, kappa=10.0, dimension=4, coupled=True, tasks=4, seed=seed),
     "zigzag": lambda seed: Zigzag(horizon=20, kappa=10.0, dimension=3, tasks=2, seed=seed),

@@ -28,6 +28,7 @@ from problems import (
     Problem,
     Quadratic,
     Representation,
+    Structured,
     Tasks,
     Tight,
     Wrapper,
@@ -37,6 +38,7 @@ from tests.strategies import normal
 
 PROBLEMS = SYNTHETIC | REAL_DATA | STOCHASTIC
 SEEDS = (0, 1, 2)
+BOUND_ONLY = ("structured-sparse", "L")  # by Gershgorin's circles; mu they have exactly
 PER_TASK = ("theta0", "lower", "upper", "lower_gradient", "lower_hvp", "upper_gradient", "lower_solution")
 CLOSED_FORMS = (*PER_TASK[3:], "surrogate_gradient", "value", "hypergradient")
 
@@ -300,7 +302,7 @@ def smooth_points(problem: Problem, seed: int) -> list[Parameters]:
 def test_remainders_of_the_upper_objective_have_the_order_of_a_right_hypergradient(name, seed):
     problem = PROBLEMS[name](seed)
     tasks = problem.sample(None, torch.Generator())
-    piecewise_quadratic = isinstance(bare(problem), (Quadratic, Tight))
+    piecewise_quadratic = isinstance(bare(problem), (Quadratic, Structured, Tight))
 
     def at(phi: Parameters) -> tuple[Tensor, Parameters]:
         if problem.has("value") and problem.has("hypergradient"):
@@ -396,7 +398,8 @@ def test_a_constant_bounds_what_is_measured_and_equals_it_where_it_is_said_to_be
         else:
             assert found <= given + slack
         everywhere_the_same = {"mu", "L", "L_c", "rho_1", "rho_2", "ell_1", "tau", "sigma_sq"}
-        if isinstance(bare(problem), Quadratic) or (isinstance(problem, Embedded) and constant in everywhere_the_same):
+        quadratic = isinstance(bare(problem), (Quadratic, Structured)) and (name, constant) != BOUND_ONLY
+        if quadratic or (isinstance(problem, Embedded) and constant in everywhere_the_same):
             assert found == pytest.approx(given, abs=slack)
 
 
