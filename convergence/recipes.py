@@ -55,7 +55,7 @@ class Recipe:
         embedding: Embedding,
         bn: Semantics = "task",
         autocast: torch.dtype | None = None,
-        channels_last: bool = False,
+        channels_last: bool | None = None,
     ) -> FewShot | WholeNetwork:
         """The problem on these episodes.
 

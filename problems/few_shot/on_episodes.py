@@ -17,7 +17,8 @@ class OnEpisodes(Problem):
     episodes        where tasks are drawn from
     embedding       `Conv4`, `ResNet12` or any `Embedding`
     autocast        run the network, and it alone, in this dtype (torch.bfloat16); None: in that of phi
-    channels_last   store the images of the network with channels last
+    channels_last   store the images of the network with channels last; None: where that is the faster layout, which
+                    is known of a subclass and a device (`stored_last`)
 
     Raises ValueError on another autocast (float16 would need its gradients scaled), and as `Embedding.size` does.
     """
@@ -28,13 +29,17 @@ class OnEpisodes(Problem):
         *,
         embedding: Embedding,
         autocast: torch.dtype | None = None,
-        channels_last: bool = False,
+        channels_last: bool | None = None,
     ):
         if autocast not in (None, torch.bfloat16):
             raise ValueError(f"expected autocast None or torch.bfloat16, got {autocast}")
         self.episodes, self.embedding = episodes, embedding
         self.autocast, self.channels_last = autocast, channels_last
         self.features = embedding.size(episodes.images.shape)
+
+    def stored_last(self, device: torch.device) -> bool:
+        """Whether the network stores its images with channels last on this device: not, unless asked for."""
+        return bool(self.channels_last)
 
     def sample(self, size: int | None, rng: torch.Generator) -> Tasks:
         """`size` episodes on the CPU, their indices drawn from `rng`, on whatever device it is.
@@ -52,9 +57,9 @@ class OnEpisodes(Problem):
         if images.dtype != torch.uint8:
             raise TypeError(f"expected the images of tasks as torch.uint8, got {images.dtype}")
         like = next(iter(phi.values()))
+        if self.stored_last(images.device):  # while a number is a byte; under vmap there is no memory_format
+            images = images.movedim(1, -1).contiguous().movedim(-1, 1)
         x = images.to(like.dtype).div_(255)  # in place of what `to` has copied
-        if self.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(like.device.type, self.autocast, enabled=self.autocast is not None):
             Z = self.embedding(phi, x, normalise)
         return Z.to(like.dtype)

@@ -6,7 +6,6 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from problems.base import Parameters
@@ -109,7 +108,7 @@ class Head(ABC):
 
 def units(y: Tensor, way: int, like: Tensor) -> Tensor:
     """Y (..., n, way), the classes y (..., n) as unit vectors of the dtype of `like`."""
-    return F.one_hot(y, way).to(like.dtype)
+    return (y.unsqueeze(-1) == torch.arange(way, device=y.device)).to(like.dtype)  # F.one_hot waits for the device
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

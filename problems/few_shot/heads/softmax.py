@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from problems.base import Parameters
-from problems.few_shot.heads.head import Head, cross_entropy, largest_eigenvalue
+from problems.few_shot.heads.head import Head, cross_entropy, largest_eigenvalue, units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +75,14 @@ class SoftmaxHead(Head):
 
     def lower_gradient(self, Z: Tensor, y: Tensor, theta: Tensor, own: Parameters) -> Tensor:
         """(P - Y)'Z / n + ridge W + lasso sign W."""
-        gradient = (self._residual(Z, y, theta, own).mT @ Z).flatten(-2).add(theta, alpha=self.ridge)
+        error = self.logits(Z, theta, own).softmax(-1) - units(y, self.way, Z)
+        gradient = self._mean_with_ridge(error, Z, theta)
         return gradient.add(theta.sign(), alpha=self.lasso) if self.lasso else gradient
 
     def lower_hvp(self, Z: Tensor, y: Tensor, theta: Tensor, v: Tensor, own: Parameters) -> Tensor:
         """(J Z V')'Z / n + ridge V, J = diag(p) - p p' for each image."""
         P, T = self.logits(Z, theta, own).softmax(-1), Z @ self._matrix(v).mT
-        S = P * (T - torch.linalg.vecdot(P, T).unsqueeze(-1)) / y.shape[-1]
-        return (S.mT @ Z).flatten(-2).add(v, alpha=self.ridge)
+        return self._mean_with_ridge(P * (T - torch.linalg.vecdot(P, T).unsqueeze(-1)), Z, v)
 
     def upper_gradient(self, Z: Tensor, y: Tensor, theta: Tensor, own: Parameters) -> Tensor:
         """(P - Y)'Z / n."""
@@ -97,6 +97,10 @@ class SoftmaxHead(Head):
         system = JK + n * self.ridge * torch.eye(n * self.way, dtype=Z.dtype, device=Z.device)
         S = torch.linalg.solve(system, right).unflatten(-1, (n, self.way))
         return (b - (S.mT @ Z).flatten(-2)) / self.ridge
+
+    def _mean_with_ridge(self, S: Tensor, Z: Tensor, theta: Tensor) -> Tensor:
+        """S'Z / n + ridge theta, in one operation: there are K + N of them on small matrices."""
+        return torch.baddbmm(self._matrix(theta), S.mT, Z, beta=self.ridge, alpha=1 / S.shape[-2]).flatten(-2)
 
     def curvature(self, Z: Tensor, y: Tensor, own: Parameters) -> tuple[Tensor, Tensor]:
         """ridge, and ridge + lambda_max(Z'Z) / 2n."""

@@ -32,8 +32,8 @@ CASES: dict[str, dict[str, Any]] = {
     "not centred": {"centred": False},
     "support": {"bn": "support"},
     "support, not centred": {"bn": "support", "centred": False},
-    "channels last": {"channels_last": True},
-    "channels last, support": {"channels_last": True, "bn": "support"},
+    "channels first": {"channels_last": False},
+    "channels first, support": {"channels_last": False, "bn": "support"},
     "more queries": {"queries": 3},
     "more shots": {"shot": 3, "queries": 1, "bn": "support"},
     "two by two pixels": {"side": 32, "channels": 2},
@@ -109,7 +109,7 @@ def test_the_hypergradient_is_that_of_single_tasks_by_torch_func(case, recompute
 
 
 @pytest.mark.parametrize(
-    "case", ["plain", "support", "channels last", "more queries", "ridge regression", "prototypes"]
+    "case", ["plain", "support", "channels first", "more queries", "ridge regression", "prototypes"]
 )
 @pytest.mark.parametrize("recompute", [False, True], ids=["graph", "recompute"])
 @pytest.mark.parametrize("chunk", [1, 2, 3])
@@ -237,9 +237,10 @@ def test_the_features_are_those_of_single_tasks(bn, channels_last, queries, cent
 
 
 @pytest.mark.parametrize("bn", SEMANTICS)
+@pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("queries", [2, 3])
-def test_the_parts_join_to_the_features(bn, queries):
-    problem = instance(bn=bn, queries=queries, head="ridge")
+def test_the_parts_join_to_the_features(bn, channels_last, queries):
+    problem = instance(bn=bn, channels_last=channels_last, queries=queries, head="ridge")
     phi, tasks = start(problem), drawn(problem)
     if bn == "running":
         problem = problem.gather(phi, [drawn(problem, seed=1)])
@@ -267,10 +268,18 @@ def test_accuracy_is_the_share_of_right_answers():
 
 
 @pytest.mark.parametrize(("K", "N"), [(0, 0), (1, 1), (20, 10), (40, 40)])
-@pytest.mark.parametrize(("queries", "calls"), [(2, [36]), (3, [18, 27])])
-def test_the_network_sees_each_image_once_an_iteration_whatever_k_and_n_are(K, N, queries, calls):
+@pytest.mark.parametrize(
+    ("channels_last", "queries", "calls", "apart"),
+    [
+        (False, 2, [36], [18, 18]),
+        (False, 3, [18, 27], [18, 27]),
+        (None, 2, 6 * [6], 6 * [6]),
+        (True, 3, 3 * [6] + 3 * [9], 3 * [6] + 3 * [9]),
+    ],
+)
+def test_the_network_sees_each_image_once_an_iteration_whatever_k_and_n_are(K, N, channels_last, queries, calls, apart):
     network = Counting(Conv4(4))
-    problem = few_shot(embedding=network, source=episodes(queries=queries))
+    problem = few_shot(embedding=network, source=episodes(queries=queries), channels_last=channels_last)
     phi, tasks, oracle = start(problem), drawn(problem), Oracle(problem)
     method = MemoryReduced(lower_steps=K, cg_steps=N, warm_start=False)
     method.step(oracle, phi, tasks, method.start(oracle, phi))
@@ -278,7 +287,7 @@ def test_the_network_sees_each_image_once_an_iteration_whatever_k_and_n_are(K, N
     network.images.clear()
     method = dataclasses.replace(method, recompute=True)
     method.step(oracle, phi, tasks, method.start(oracle, phi))
-    assert network.images == 2 * [18, 9 * queries]
+    assert network.images == 2 * apart  # support and query for themselves, without a graph and with
     network.images.clear()
     direction_in_chunks(method, oracle, phi, tasks, method.start(oracle, phi), chunk=1)
     assert sum(network.images) == 2 * 3 * (6 + 3 * queries)
@@ -288,9 +297,9 @@ def test_the_network_sees_each_image_once_an_iteration_whatever_k_and_n_are(K, N
 
 
 @pytest.mark.parametrize("bn", SEMANTICS)
-@pytest.mark.parametrize("head", HEADS)
-def test_replicas_together_equal_separate_runs(bn, head):
-    problem = instance(head=head, bn=bn)
+@pytest.mark.parametrize(("head", "channels_last"), [*((head, None) for head in HEADS), ("softmax", False)])
+def test_replicas_together_equal_separate_runs(bn, head, channels_last):
+    problem = instance(head=head, bn=bn, channels_last=channels_last)
     method = MemoryReduced(lower_steps=3, cg_steps=2, upper_step_size=0.1, warm_start=False)
     together = run(problem, method, iterations=2, batch=2, seed=1, replicas=2)
     for r in range(2):
