@@ -132,10 +132,15 @@ class GradientDescent:
         `enough` is asked after each step, given |grad_theta g_i| (..., B) from before it, whether to stop there.
         """
         own = None if self.step_size is not None or keep_graph else self.size(oracle, z, tasks)
-        for _ in range(self.steps):
+        for k in range(self.steps):
             at, sample = oracle.draw(z, tasks)
             gradient = oracle.lower_gradient(at, theta, sample, keep_graph=keep_graph)
-            theta = theta - own * gradient if own is not None else torch.sub(theta, gradient, alpha=self.one_step_size)
+            if k > 0 and not keep_graph:  # in the memory that the first step took; what the caller gave stays as it is
+                _ = theta.sub_(gradient, alpha=self.one_step_size) if own is None else theta.sub_(own * gradient)
+            elif own is None:
+                theta = torch.sub(theta, gradient, alpha=self.one_step_size)
+            else:
+                theta = theta - own * gradient
             if enough is not None and enough(gradient.norm(dim=-1)):
                 break
         return theta

@@ -50,8 +50,8 @@ class Implicit:
         # Products with samples of their own are drawn from the tasks as they are, not from a sample of them
         fresh = self.fresh_products
         hessian = oracle.fresh_hessian(z, theta, tasks) if fresh else oracle.lower_hessian(at, theta, sample)
-        b = oracle.upper_gradient(at, theta, sample)  # grad_theta f_i
-        v, _, failure = self.linear_solver.solve(hessian, b, start)
+        # b = grad_theta f_i, in no variable here: a solver that overwrites its vectors needs it only at its start
+        v, _, failure = self.linear_solver.solve(hessian, oracle.upper_gradient(at, theta, sample), start)
         d = oracle.hypergradient(at, theta, v, sample)  # ONE backward pass of mean_i [ f_i - <grad_theta g_i, v_i> ]
         return Estimate(d, theta, v, failure)
 

@@ -61,15 +61,16 @@ class ConjugateGradient:
         r = b.clone() if start is None or self.steps == 0 else b - hessian(v)
         p = r.clone()
         rr, bb = _dot(r, r), _dot(b, b)
-        limits = torch.finfo(b.dtype)
+        del b  # its memory is free before the first product, where the caller keeps none of it
+        limits = torch.finfo(r.dtype)
         tolerance = limits.eps if self.tolerance is None else self.tolerance
         # Below tiny / eps squares underflow, and p'Hp = 0 would look like a breakdown.
         threshold = (tolerance**2 * torch.maximum(rr, bb)).clamp(min=limits.tiny / limits.eps)
-        active = rr > threshold
+        active, zero = rr > threshold, rr.new_zeros(())
         for _ in range(self.steps):
             if enough is not None and (not bool(active.any()) or enough(rr.squeeze(-1).sqrt())):
                 break
-            rr, active = _advance(hessian, v, r, p, rr, active, threshold)
+            rr, active = _advance(hessian, v, r, p, rr, active, threshold, zero)
 
         # A row that neither converged nor is still active met p'Hp <= 0 or a value that is not finite.
         finite = torch.isfinite(rr)
@@ -79,21 +80,28 @@ class ConjugateGradient:
 
 
 def _advance(
-    hessian: Callable[[Tensor], Tensor], v: Tensor, r: Tensor, p: Tensor, rr: Tensor, active: Tensor, threshold: Tensor
+    hessian: Callable[[Tensor], Tensor],
+    v: Tensor,
+    r: Tensor,
+    p: Tensor,
+    rr: Tensor,
+    active: Tensor,
+    threshold: Tensor,
+    zero: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """One CG step: v, r, p are overwritten (the peak memory does not depend on how many steps follow)."""
     Hp = hessian(p)
     pHp = _dot(p, Hp)
     active = active & (pHp > 0)
-    step = torch.where(active, rr / pHp, 0.0)
+    step = torch.where(active, rr / pHp, zero)
     v.addcmul_(step, p)
     r.addcmul_(step, Hp, value=-1)
     rr_next = _dot(r, r)
     active = active & (rr_next > threshold)
-    p.mul_(torch.where(active, rr_next / rr, 0.0)).add_(r)
+    p.mul_(torch.where(active, rr_next / rr, zero)).add_(r)
     return rr_next, active
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """<a_i, b_i> of each row, (..., B, 1)."""
-    return torch.linalg.vecdot(a, b).unsqueeze(-1)
+    return (a * b).sum(-1, keepdim=True)
