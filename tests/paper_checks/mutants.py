@@ -204,7 +204,7 @@ class NoProxInCG(MemoryReduced):
 
 
 class _WithoutProx(Implicit):
-    def estimate(self, oracle: Oracle, z: Any, theta: Tensor, tasks: Tasks, *, start: Tensor | None = None) -> Estimate:
+    def at(self, oracle: Oracle, z: Any, theta: Tensor, tasks: Tasks, *, start: Tensor | None = None) -> Estimate:
         prox, hessian = getattr(oracle.problem, "prox", 0.0), oracle.lower_hessian(z, theta, tasks)
         b = oracle.upper_gradient(z, theta, tasks)
         v, _, failure = self.linear_solver.solve(lambda x: hessian(x) - prox * x, b, start)
