@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,16 +19,18 @@ from rich.progress import (
 )
 from torch import Tensor
 
+from convergence import budget
 from convergence.arguments import integer
 from convergence.batches import Batches
-from convergence.compiled import CompiledStep
+from convergence.chunks import Joined, pieces, step_in_chunks
+from convergence.compiled import CompiledSteps
 from convergence.method import Method, Step
 from convergence.needs import require
 from convergence.optimisers import MakeOptimizer, Optimised, require_upper_step
 from convergence.oracle import Oracle
 from convergence.probes import Probe, Snapshot
-from convergence.recording import Recorder, Running, resolve_probes
-from convergence.result import Result, RunFailed
+from convergence.recording import Recorder, Running, failure_of, resolve_probes
+from convergence.result import Chunks, Result, RunFailed
 from convergence.status import Status
 from convergence.streams import generator
 from problems import Parameters, Problem
@@ -51,6 +54,8 @@ def run(
     optimizer: MakeOptimizer | None = None,
     compile: bool = False,
     first: int = 0,
+    memory: str | int | None = None,
+    chunks: Chunks | None = None,
     progress: bool = False,
     raise_on_failure: bool = True,
 ) -> Result:
@@ -73,10 +78,15 @@ def run(
                    a C++ compiler on a CPU
     first          number of the first iteration, which tasks and noise are drawn by: another run's `iterations`, to go
                    on from its phi with a method that starts from its state
+    memory         a budget such as "2GiB", or bytes: chunks of replicas, and of the tasks of a batch, as large as it
+                   allows, see `convergence.budget`. The result is the same to rounding; `Result.chunks` says which
+    chunks         `Chunks(replicas, tasks)`: so many at a time. By default all tasks, and on a CPU, where there are
+                   many replicas, as many of them as fit its caches
 
-    Raises ValueError on wrong arguments and on a problem that lacks what the method needs, RunFailed (which carries
-    the result) on BREAKDOWN or NON_FINITE unless `raise_on_failure` is False, ReferenceFailed where a probe finds no
-    true gradient though the method went on (with `raise_on_failure` False its trace holds NaN).
+    Raises ValueError on wrong arguments, a problem that lacks what the method needs, a memory budget that one task of
+    one replica exceeds (with the least that is enough), and chunks of tasks with a method that works on whole batches;
+    RunFailed (which carries the result) on BREAKDOWN or NON_FINITE unless `raise_on_failure` is False; ReferenceFailed
+    where a probe finds no true gradient though the method went on (with `raise_on_failure` False its trace holds NaN).
 
     >>> from problems import Quadratic
     >>> from convergence import MemoryReduced, run
@@ -95,43 +105,180 @@ def run(
     seed = integer("seed", seed, least=0)
     replicas = None if replicas is None else integer("replicas", replicas, least=1, otherwise="None or ")
     batch = None if batch is None else integer("batch", batch, least=1, otherwise="None or ")
-    lead = () if replicas is None else (replicas,)
     problem.check()
     require(method, problem)
-    problem = problem.to(device, dtype)
-    seeds = tuple(seed + r for r in range(replicas or 1))
-    oracle = Oracle(problem, replicas=replicas, seeds=seeds)
-    batches = Batches(oracle, seeds, batch, replacement=replacement, device=device, dtype=dtype)
-    wanted = resolve_probes(probes, stop_at, finite=problem.tasks is not None)
-    phi = _start(problem, phi0, seeds, replicas, device, dtype)
-    recorder = Recorder(wanted, stop_at or {}, lead=lead, device=device)
-    loop = _Loop(method, oracle, batches, phi, optimizer, recorder, Running(lead, device), compiled=compile)
-
-    began = time.perf_counter()
-    with progress_bar(progress, iterations) as advance:
-        for t in range(first, first + iterations):
-            if not loop.iteration(t, probing=t % probe_every == 0, need_references=raise_on_failure):
-                break
-            advance()
-
-    result = Result(
-        phi=loop.phi,
-        trace=recorder.traces(),
-        calls=dict(oracle.calls),
-        examples=dict(oracle.examples),
-        status=max(loop.running.ends),
-        iterations=max(loop.running.counts),
-        statuses=loop.running.ends,
-        iterations_of=loop.running.counts,
-        state=loop.state,
-        seeds=seeds,
-        seconds=time.perf_counter() - began,
-        compile_seconds=loop.compile_seconds,
-        probed_at=torch.tensor(recorder.probed_at, dtype=torch.int64),
+    asked = _Asked(
+        problem=problem.to(device, dtype),
+        method=method,
+        iterations=range(first, first + iterations),
+        batch=batch,
+        replacement=replacement,
+        seed=seed,
+        replicas=replicas,
+        probes=resolve_probes(probes, stop_at, finite=problem.tasks is not None),
+        probe_every=probe_every,
+        stop_at=stop_at or {},
+        device=device,
+        dtype=dtype,
+        phi0=phi0,
+        optimizer=optimizer,
+        compile=compile,
+        need_references=raise_on_failure,
     )
+    chosen = asked.chosen(budget.limit(memory), chunks, data=problem)
+    with progress_bar(progress, iterations * len(asked.starts(chosen))) as advance:
+        result = asked.in_chunks(chosen, advance)
     if result.status.failed and raise_on_failure:
         raise RunFailed(result.status, result)
     return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """The arguments of `run`, checked; the problem on its device."""
+
+    problem: Problem
+    method: Method
+    iterations: range
+    batch: int | None
+    replacement: bool
+    seed: int
+    replicas: int | None
+    probes: list[Probe]
+    probe_every: int
+    stop_at: Mapping[str, float]
+    device: torch.device
+    dtype: torch.dtype
+    phi0: Parameters | None
+    optimizer: MakeOptimizer | None
+    compile: bool
+    need_references: bool
+
+    # ---- in chunks
+
+    def chosen(self, memory: int | None, given: Chunks | None, *, data: Problem) -> Chunks:
+        """Those given, or the largest within the memory, or as many replicas as fit a processor's caches."""
+        most = Chunks(self.replicas, self.batch or self.problem.tasks)
+        count = self.replicas or 1
+        if self.compile and (memory, given) != (None, None):
+            raise ValueError("expected compile=False with memory or chunks, whose steps are not compiled, got True")
+        if given is not None:
+            if memory is not None:
+                raise ValueError(f"expected memory or chunks, got both ({memory} bytes and {given})")
+            return given.at_most(most)
+        if most.tasks is None or not self.iterations:
+            return most
+        if memory is None:
+            if self.compile or self.device.type != "cpu" or count * len(self.iterations) < _WORTH_MEASURING:
+                return most
+            return most._replace(replicas=budget.within_caches(self._sizes(most, [], data)))
+        found = budget.within(memory, self._sizes(most, self.probes, data), name=type(self.method).__name__)
+        return found._replace(replicas=None) if self.replicas is None else found
+
+    def _sizes(self, most: Chunks, probes: list[Probe], data: Problem) -> budget.Sizes:
+        short = replace(
+            self, iterations=self.iterations[:2], probes=probes, probe_every=1, stop_at={}, need_references=False
+        )
+        return budget.Sizes(
+            short=lambda replicas, tasks: short.part(0, None if self.replicas is None else replicas, tasks),
+            replicas=self.replicas or 1,
+            batch=most.tasks or 1,
+            rows=len(self.iterations) // self.probe_every + 1,
+            held=lambda: budget.resident(data, self.problem, self.phi0, device=self.device),
+            device=self.device,
+        )
+
+    def starts(self, chunks: Chunks) -> list[tuple[int, int | None]]:
+        """The first replica of each chunk, and how many there are in it; (0, None) for a run without replicas."""
+        if self.replicas is None:
+            return [(0, None)]
+        size = chunks.replicas or self.replicas
+        return [(first, min(size, self.replicas - first)) for first in range(0, self.replicas, size)]
+
+    def in_chunks(self, chunks: Chunks, advance: Callable[[], None]) -> Result:
+        """The run on so many replicas and tasks at a time."""
+        starts = self.starts(chunks)
+        if len(starts) == 1:
+            return replace(self.part(*starts[0], chunks.tasks, advance), chunks=chunks)
+        joined = Joined(self.replicas or 1, rows=len(self.iterations) // self.probe_every + 1)
+        for at, count in starts:
+            joined.add(self.part(at, count, chunks.tasks, advance))
+        return joined.result(chunks)
+
+    # ---- at once
+
+    def part(
+        self, at: int, replicas: int | None, tasks: int | None, advance: Callable[[], None] = lambda: None
+    ) -> Result:
+        """The run of so many replicas from number `at` on, on so many tasks at a time (None: all of a batch)."""
+        lead = () if replicas is None else (replicas,)
+        seeds = tuple(self.seed + at + r for r in range(replicas or 1))
+        oracle = Oracle(self.problem, replicas=replicas, seeds=seeds)
+        batches = Batches(oracle, seeds, self.batch, replacement=self.replacement, device=self.device, dtype=self.dtype)
+        recorder = Recorder(self.probes, self.stop_at, lead=lead, device=self.device)
+        loop = _Loop(
+            self.method,
+            oracle,
+            batches,
+            self._start(at, seeds),
+            self.optimizer,
+            recorder,
+            Running(lead, self.device),
+            compiled=self.compile,
+            tasks=None if tasks is None or tasks >= (self.batch or self.problem.tasks or 1) else tasks,
+        )
+        began = time.perf_counter()
+        for t in self.iterations:
+            if not loop.iteration(t, probing=t % self.probe_every == 0, need_references=self.need_references):
+                break
+            advance()
+        return Result(
+            phi=loop.phi,
+            trace=recorder.traces(),
+            calls=dict(oracle.calls),
+            examples=dict(oracle.examples),
+            status=max(loop.running.ends),
+            iterations=max(loop.running.counts),
+            statuses=loop.running.ends,
+            iterations_of=loop.running.counts,
+            state=loop.state,
+            seeds=seeds,
+            seconds=time.perf_counter() - began,
+            compile_seconds=loop.compile_seconds,
+            probed_at=torch.tensor(recorder.probed_at, dtype=torch.int64),
+        )
+
+    def _start(self, at: int, seeds: tuple[int, ...]) -> Parameters:
+        """phi_0 of these seeds, from number `at` on, on the device; with a replica axis where there are replicas."""
+        drawn = [self.problem.phi0(generator(seed, "start")) for seed in seeds]
+        if (
+            not isinstance(drawn[0], dict)
+            or not drawn[0]
+            or not all(isinstance(tensor, Tensor) for tensor in drawn[0].values())
+        ):
+            name = type(self.problem).__name__
+            raise TypeError(f"expected phi0 of {name} to return a dict of tensors, got {drawn[0]!r}")
+        start: Parameters = {}
+        lead, whole = ((), ()) if self.replicas is None else ((len(seeds),), (self.replicas,))
+        for name, like in drawn[0].items():
+            if self.phi0 is None:
+                tensor = torch.stack([phi[name] for phi in drawn]) if lead else like
+            elif name not in self.phi0 or self.phi0.keys() - drawn[0].keys():
+                raise ValueError(f"expected phi0 with the tensors {sorted(drawn[0])}, got {sorted(self.phi0)}")
+            else:
+                tensor = torch.as_tensor(self.phi0[name])
+                if tensor.shape not in (like.shape, (*whole, *like.shape)):
+                    raise ValueError(f"expected phi0[{name!r}] of shape {tuple(like.shape)}, got {tuple(tensor.shape)}")
+                if lead and tensor.shape != like.shape:
+                    tensor = tensor[at : at + len(seeds)]
+            # A copy of its own: no method may write into what the caller holds.
+            start[name] = tensor.detach().to(self.device, self.dtype).expand((*lead, *like.shape)).clone()
+            if not bool(torch.isfinite(start[name]).all()):
+                raise ValueError(f"expected finite values in phi0[{name!r}], got some that are not")
+        return start
+
+
+_WORTH_MEASURING = 2**14  # iterations times replicas: a second or more, of which looking for the caches takes 20 ms
 
 
 class _Loop:
@@ -148,10 +295,11 @@ class _Loop:
         running: Running,
         *,
         compiled: bool,
+        tasks: int | None,
     ):
         self.method, self.oracle, self.batches, self.phi = method, oracle, batches, phi
         self.compile_seconds = 0.0
-        self._compile = compiled
+        self._compile, self._tasks = compiled, tasks
         self._compiled: CompiledStep | None = None
         self.recorder, self.running = recorder, running
         self.state = method.start(oracle, phi)
@@ -179,16 +327,19 @@ class _Loop:
         if probing and recorder.watches_steps:
             snapshot.tasks = self.batches.of(seen)
         reached = recorder.of_step(snapshot, running) if probing else None
-        failure = torch.maximum(step.failure.amax(-1), _non_finite(step.phi, running.which))
+        failure = failure_of(step, running.which)
         if not running.stop(failure > 0, failure):
             return False
         if need_references:
             snapshot.require_references(running.which)
         self.phi, self.state = running.keep(step.phi, self.phi), running.keep(step.state, self.state)
-        running.completed += running.which
+        running.completed()
         return running.stop(reached, Status.CONVERGED)
 
     def _step(self, seen: Any) -> Step:
+        if self._tasks is not None:
+            parts = pieces(self.batches, seen, self._tasks)
+            return step_in_chunks(self.method, self.oracle, self.phi, parts, self.state)
         if not self._compile:
             return self.method.step(self.oracle, self.phi, self.batches.of(seen), self.state)
         if self._compiled is None:
@@ -213,47 +364,7 @@ def resolve_device(device: torch.device | str) -> torch.device:
     return device
 
 
-def _start(
-    problem: Problem,
-    phi0: Parameters | None,
-    seeds: tuple[int, ...],
-    replicas: int | None,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Parameters:
-    """phi_0 on the device, with a replica axis where there are replicas."""
-    drawn = [problem.phi0(generator(seed, "start")) for seed in seeds]
-    if (
-        not isinstance(drawn[0], dict)
-        or not drawn[0]
-        or not all(isinstance(tensor, Tensor) for tensor in drawn[0].values())
-    ):
-        raise TypeError(f"expected phi0 of {type(problem).__name__} to return a dict of tensors, got {drawn[0]!r}")
-    start: Parameters = {}
-    for name, like in drawn[0].items():
-        lead = () if replicas is None else (replicas,)
-        if phi0 is None:
-            tensor = torch.stack([phi[name] for phi in drawn]) if replicas else like
-        elif name not in phi0 or phi0.keys() - drawn[0].keys():
-            raise ValueError(f"expected phi0 with the tensors {sorted(drawn[0])}, got {sorted(phi0)}")
-        else:
-            tensor = torch.as_tensor(phi0[name])
-            if tensor.shape not in (like.shape, (*lead, *like.shape)):
-                raise ValueError(f"expected phi0[{name!r}] of shape {tuple(like.shape)}, got {tuple(tensor.shape)}")
-        # A copy of its own: no method may write into what the caller holds.
-        start[name] = tensor.detach().to(device, dtype).expand((*lead, *like.shape)).clone()
-        if not bool(torch.isfinite(start[name]).all()):
-            raise ValueError(f"expected finite values in phi0[{name!r}], got some that are not")
-    return start
-
-
-# ---- within and after it
-
-
-def _non_finite(phi: Parameters, running: Tensor) -> Tensor:
-    """NON_FINITE for each replica whose phi holds a value that is not finite, else 0."""
-    finite = [torch.isfinite(tensor).reshape(*running.shape, -1).all(-1) for tensor in phi.values()]
-    return torch.where(torch.stack(finite).all(0), 0, Status.NON_FINITE).int()
+# ---- within it
 
 
 @contextmanager

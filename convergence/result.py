@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from convergence.arguments import integer
 from convergence.oracle import Calls
 from convergence.status import Status
 from problems import Parameters
+
+
+class Chunks(NamedTuple):
+    """How many replicas of a run, and how many tasks of an iteration, are computed at a time; None: all of them.
+
+    peak    bytes that the run was found to take, where a memory budget chose
+    """
+
+    replicas: int | None = None
+    tasks: int | None = None
+    peak: int | None = None
+
+    def at_most(self, whole: Chunks) -> Chunks:
+        """These, no larger than what there is. Raises ValueError unless each is None or an integer >= 1."""
+        found = []
+        for name, size, most in zip(("replicas", "tasks"), self, whole, strict=False):
+            if size is not None:
+                integer(f"chunks.{name}", size, least=1, otherwise="None or ")
+            found.append(most if size is None or most is None else min(size, most))
+        return Chunks(*found)
 
 
 @dataclass(frozen=True)
@@ -25,6 +46,7 @@ class Result:
     iterations   upper iterations completed (of the replica that ran longest)
     seconds, compile_seconds  of the run, and of these what tracing and compiling took
     statuses, iterations_of   one entry a replica; one entry where there are no replicas
+    chunks       how many replicas and tasks were computed at a time
     """
 
     phi: Parameters
@@ -40,6 +62,7 @@ class Result:
     seconds: float
     compile_seconds: float
     probed_at: Tensor = field(repr=False)
+    chunks: Chunks = field(default_factory=Chunks)
 
 
 class RunFailed(RuntimeError):

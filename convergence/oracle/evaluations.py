@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -120,6 +121,12 @@ class Evaluations:
         """mu_i and L_i at these features, (..., B) each, by the problem's closed form. Not counted."""
         with torch.no_grad():
             return self._over_replicas(self.problem.curvature, z.value, tasks)
+
+    def of_pool(self, tasks: Tasks) -> Self:
+        """The same oracle with these tasks as its pool; what is counted is counted by both."""
+        own = copy.copy(self)
+        own._pool = tasks
+        return own
 
     # ---- samples of each replica
 

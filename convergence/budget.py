@@ -1,0 +1,218 @@
+"""How many replicas and tasks to compute at a time: as many as fit a memory budget, or the caches of a processor.
+
+Measured, not modelled: a run of two iterations is followed byte by byte (`convergence.memory`) on one replica and one
+task, then on more, and what is taken is affine in their number. Counted are tensors: the problem's data, phi, states,
+traces, every intermediate result. Not counted are the interpreter with its libraries (about 300 MiB) and what an
+operation of torch uses inside itself.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from convergence.arguments import integer
+from convergence.chunks import OneBatch
+from convergence.memory import peak_bytes
+from convergence.result import Chunks, Result
+from convergence.trees import tensors_of
+from problems import Problem
+
+# What a step may touch before replicas slow each other down: half of the last cache of the machine it was measured on.
+# 4096 replicas of a quadratic took 1.2 times, 128 of a larger one twice as long at once (python -m
+# tests.benchmarks.throughput)
+CACHE = 2**24
+
+_MEASUREMENTS = 4  # of a number, after that on one
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_LIMIT: ContextVar[int | None] = ContextVar("memory limit", default=None)
+
+
+def parse(memory: str | int) -> int:
+    """Bytes of a budget such as "2GiB", "500 MB" or 10**9. Raises ValueError on anything else.
+
+    >>> parse("1.5 GiB")
+    1610612736
+    """
+    if isinstance(memory, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*", memory)
+        if found is None or found[2].upper() not in _UNITS:
+            raise ValueError(f'expected memory in bytes or as "2GiB" or "500MB", got {memory!r}')
+        memory = int(float(found[1]) * _UNITS[found[2].upper()])
+    return integer("memory", memory, least=1)
+
+
+def readable(count: int) -> str:
+    """The bytes in a unit that leaves two digits or more, rounded up: a budget so large is enough.
+
+    >>> readable(12_345), parse(readable(12_345))
+    ('13KiB', 13312)
+    """
+    unit = next((name for name in ("TiB", "GiB", "MiB", "KiB") if count >= 10 * _UNITS[name.upper()]), "B")
+    return f"{math.ceil(count / _UNITS[unit.upper()])}{unit}"
+
+
+@contextmanager
+def memory_limit(memory: str | int | None) -> Iterator[None]:
+    """A budget for every `run` within that is given none of its own; None: no limit."""
+    token = _LIMIT.set(None if memory is None else parse(memory))
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
+
+
+def limit(memory: str | int | None) -> int | None:
+    """Bytes of the budget given, or of the `memory_limit` around; None where there is neither."""
+    return _LIMIT.get() if memory is None else parse(memory)
+
+
+def resident(*things: Any, device: torch.device) -> int:
+    """Bytes of the tensors on this device that these things hold: problems, all they have in turn, trees of tensors."""
+    storages = {}
+    left = list(things)
+    while left:
+        thing = left.pop()
+        left += vars(thing).values() if isinstance(thing, Problem) else ()
+        for tensor in tensors_of(thing):
+            if tensor.device.type == device.type:
+                storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        if isinstance(thing, dict):
+            left += [value for value in thing.values() if isinstance(value, (Problem, dict))]
+    return sum(storages.values())
+
+
+# ---- what a run takes
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is to be cut into chunks: R replicas (1 where there are none), batches of so many tasks; what is kept.
+
+    short   a run of two iterations on the first `replicas` and so many tasks at a time
+    rows    values that each trace of the whole run will have
+    held    bytes that are there already, the data
+    """
+
+    short: Callable[[int, int], Result]
+    replicas: int
+    batch: int
+    rows: int
+    held: Callable[[], int]
+    device: torch.device
+
+    def peak(self, replicas: int, tasks: int) -> _Peak:
+        """Of the whole run with so many at a time, from the short one. Raises OneBatch where tasks do not separate."""
+        found: list[Result] = []
+        before = self.held()
+        taken = peak_bytes(lambda: found.append(self.short(replicas, tasks)), device=self.device)
+        (result,) = found
+        numbers = 8 * self.rows * len(result.trace)  # of one replica's traces, held one by one and then in one piece
+        kept = sum(tensor.nbytes for tensor in tensors_of((result.phi, result.state))) // replicas + numbers
+        joined = 0 if replicas == self.replicas else self.replicas * kept
+        ends = [
+            float(end) for tensor in result.phi.values() for end in (tensor.sum(), torch.linalg.vector_norm(tensor))
+        ]
+        return _Peak(before, joined, taken + 2 * replicas * numbers, ends)
+
+
+@dataclass(frozen=True)
+class _Peak:
+    """Bytes of the data, of the result of all replicas, and of what is computed at a time; numbers that tell phi."""
+
+    data: int
+    joined: int
+    growing: int
+    ends: list[float]
+
+    @property
+    def total(self) -> int:
+        return self.data + self.joined + self.growing
+
+
+# ---- what is chosen
+
+
+def within(memory: int, sizes: Sizes, *, name: str) -> Chunks:
+    """The largest chunks whose run stays within `memory` bytes: all tasks of as many replicas as fit, or one replica.
+
+    `name` is the method's. Raises ValueError, with the least budget that is enough, where it is too small, and where a
+    few tasks at a time turn out to be another method.
+    """
+    reason, least = "", 1
+    try:
+        first = sizes.peak(1, least)  # with what problems compute once
+    except OneBatch as error:
+        reason, least = f" ({error})", sizes.batch
+        first = sizes.peak(1, least)
+    one = sizes.peak(1, least)
+    needed = max(first.data + first.growing, one.total)  # the first time nothing is joined
+    if needed > memory:
+        at_once = "one task" if least == 1 else f"{least} tasks"
+        raise ValueError(
+            f"expected memory of at least {readable(needed)} for {at_once} of one replica at a time, "
+            f"got {readable(memory)}{reason}"
+        )
+    tasks = sizes.batch
+    if least < sizes.batch:
+        found = _largest(lambda count: sizes.peak(1, count), one, sizes.batch, memory)
+        for count, peak in found.items():
+            _require_the_same(one, peak, count, name)
+        tasks = max(found)
+        one = found[tasks]
+    if tasks < sizes.batch:
+        return Chunks(1, even(tasks, sizes.batch), one.total)
+    found = _largest(lambda count: sizes.peak(count, tasks), one, sizes.replicas, memory)
+    replicas = max(found)
+    return Chunks(even(replicas, sizes.replicas), tasks, found[replicas].total)
+
+
+def even(size: int, whole: int) -> int:
+    """The smallest size that needs no more chunks than this one."""
+    return math.ceil(whole / math.ceil(whole / size))
+
+
+def _largest(peak: Callable[[int], _Peak], one: _Peak, most: int, memory: int) -> dict[int, _Peak]:
+    """Numbers whose peak was measured and fits, one among them; by the secant through the last two.
+
+    The first guess is safe: n at a time take at most n times what grows with one.
+    """
+    found, low = {1: one}, 1
+    guess = min(most, 1 + (memory - one.total) // max(1, one.growing))
+    for _ in range(_MEASUREMENTS):
+        if guess <= low:
+            break
+        there = peak(guess)
+        slope = max(1, (there.total - found[low].total) // (guess - low))
+        if there.total <= memory:
+            found[guess], low = there, guess
+        else:
+            most = guess - 1
+        guess = min(most, low + (memory - found[low].total) // slope)
+    return found
+
+
+def _require_the_same(one: _Peak, several: _Peak, count: int, name: str) -> None:
+    """Raise ValueError where two iterations on one task at a time ended elsewhere than on several."""
+    for a, b in zip(one.ends, several.ends, strict=True):
+        if not math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) and not (math.isnan(a) and math.isnan(b)):
+            raise ValueError(
+                f"expected a method whose direction is a mean over tasks for a few of them at a time, got {name}, "
+                f"which ends elsewhere on one at a time than on {count}"
+            )
+
+
+def within_caches(sizes: Sizes) -> int:
+    """How many replicas at a time touch `CACHE` bytes; from short runs on one replica and on three."""
+    sizes.peak(1, sizes.batch)  # and what problems compute once
+    one, three = (sizes.peak(count, sizes.batch).growing for count in (1, 3))
+    return max(1, min(sizes.replicas, int(2 * CACHE / max(1, three - one))))
