@@ -87,8 +87,9 @@ class Recording:
     def __call__(self, x: Tensor, phi: Parameters, layer: str) -> Tensor:
         """Normalised x."""
         variance, mean = torch.var_mean(self.groups.split(_precise(x)), (1, 3, 4), correction=0)
-        self.moments[layer] = Moments(mean, variance)
-        return _normalised(x, self.groups, self.moments[layer], phi, layer)
+        moments = Moments(mean, variance)
+        self.moments.setdefault(layer, moments)  # a checkpointed block comes here twice; the graph is that of the first
+        return _normalised(x, self.groups, moments, phi, layer)
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from convergence import MemoryReduced, Oracle, peak_bytes
 from problems import Parameters
 from problems.few_shot import EMBEDDINGS, Conv4, Episodes, FewShot, ResNet12, SoftmaxHead
 from problems.few_shot.normalisation import ByGroup, Groups
 from tests.independent import assert_near
 from tests.problems.few_shot.independent import conv4
-from tests.problems.few_shot.tiny import image_set
+from tests.problems.few_shot.tiny import drawn, episodes, few_shot, image_set, start
 
 NETWORKS = {"conv4": Conv4(4), "resnet12": ResNet12((2, 3, 4, 5))}
 ONE = ByGroup(Groups(1))
@@ -144,6 +146,49 @@ def test_images_that_are_too_small_are_refused(name):
 def test_networks_without_channels_are_refused(make, sentence):
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+# ---- blocks that are computed again
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("bn", ["task", "support"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_checkpointed_network_has_the_same_direction(name, bn, recompute):
+    method = MemoryReduced(lower_steps=3, cg_steps=2, warm_start=False, recompute=recompute)
+    found = {}
+    for checkpointed in (False, True):
+        problem = few_shot(embedding=replace(NETWORKS[name], checkpointed=checkpointed), bn=bn)
+        oracle, phi, tasks = Oracle(problem), start(problem), drawn(problem)
+        found[checkpointed] = method.step(oracle, phi, tasks, method.start(oracle, phi)).direction
+    for key, tensor in found[False].items():  # the same operations on the same numbers
+        assert torch.equal(found[True][key], tensor)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_checkpointed_network_has_the_same_second_derivatives(name):
+    found = []
+    for checkpointed in (False, True):
+        network = replace(NETWORKS[name], checkpointed=checkpointed)
+        phi = {key: tensor.requires_grad_() for key, tensor in tensors(network, (3, 32, 32)).items()}
+        Z = network(phi, pictures(3, 3, 32, 32).double() / 255, ONE)
+        slopes = torch.autograd.grad(Z.square().sum(), [*phi.values()], create_graph=True)
+        along = torch.stack([slope.square().sum() for slope in slopes]).sum()
+        found.append(torch.autograd.grad(along, [*phi.values()]))
+    for own, plain in zip(*found, strict=True):
+        assert_near(own, plain, within=1e-12)
+
+
+def test_a_checkpointed_network_keeps_the_inputs_of_its_blocks():
+    def peak(*, checkpointed: bool) -> int:
+        network = ResNet12((8, 8, 8, 8), checkpointed=checkpointed)
+        problem = few_shot(embedding=network, source=episodes(32))
+        phi, tasks, oracle = start(problem), drawn(problem), Oracle(problem)
+        method = MemoryReduced(lower_steps=1, cg_steps=1, warm_start=False)
+        return peak_bytes(lambda: method.step(oracle, phi, tasks, method.start(oracle, phi)))
+
+    # Pixels of the blocks 1, 1/4, 1/16, 1/64: the first is 3/4 of all, and held while it is computed again
+    assert peak(checkpointed=True) < 0.8 * peak(checkpointed=False)
 
 
 def test_the_catalogue_names_the_classes():
