@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from problems.base import Tasks
-from problems.few_shot.augmentation import Augmentation, Numbers, augmented
+from problems.few_shot.augmentation import Augmentation, Numbers, augmented, augmented_on
 from problems.few_shot.image_set import ImageSet
 
 SPLITS = {"train": 0, "validation": 1, "test": 2}  # a split's number enters the randomness
@@ -37,6 +37,8 @@ class Episodes:
                     its number of classes, so that every class is drawn equally often; groups of fewer than `way`
                     classes are left out
     augmentation    in training only
+    resident        a device that holds a copy of all images, which episodes are gathered on: the same episodes, their
+                    tensors there. None: gathered from the array, on the CPU
 
     Classes are drawn uniformly without replacement, as are images within a class; no image is in an episode twice.
     One stream of numbers is read in a fixed order (group, classes, turns, then for each image of a class its choice,
@@ -68,6 +70,7 @@ class Episodes:
     seed: int = 0
     within_groups: bool = False
     augmentation: Augmentation | None = None
+    resident: torch.device | str | None = None
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -94,7 +97,7 @@ class Episodes:
         return self._choices(_numbers(index))["rows"]
 
     def draw(self, index: _Index) -> Tasks:
-        """The episodes at `index`, of shape (B,), on the CPU: all images of the batch are gathered at once.
+        """The episodes at `index`, of shape (B,), on the CPU or where the images are resident, gathered at once.
 
         index                           integers 0 .. 2^62 - 1, which become the index of the tasks
         support, query                  uint8 (B, way * shot, C, H, W) and (B, way * queries, C, H, W)
@@ -103,7 +106,7 @@ class Episodes:
         Raises ValueError on other indices.
         """
         numbers = _numbers(index)
-        return _tasks(self.images, numbers, self._choices(numbers), self.shot)
+        return _tasks(self.images, numbers, self._choices(numbers), self.shot, self.resident)
 
     def listing(self, count: int) -> dict[str, npt.NDArray[Any]]:
         """The episodes 0 .. count - 1 as arrays that `numpy.savez` keeps and `EpisodeList` draws again.
@@ -212,7 +215,7 @@ class EpisodeList:
         """As `Episodes.draw`; the index is a place in the list. Raises ValueError beyond its end."""
         places = self._places(index)
         chosen = {name: listed[places] for name, listed in self._listed.items()}
-        return _tasks(self.images, places, chosen, self.shot)
+        return _tasks(self.images, places, chosen, self.shot, None)
 
     def _places(self, index: _Index) -> Numbers:
         places = _numbers(index)
@@ -274,13 +277,13 @@ def _without_replacement(size: int, uniforms: list[float]) -> list[int]:
     return drawn
 
 
-def _tasks(images: ImageSet, index: Numbers, choices: Mapping[str, Numbers], shot: int) -> Tasks:
-    rows = choices["rows"]
-    gathered = np.asarray(images.images, np.uint8)[rows.ravel()]
-    pictures = np.ascontiguousarray(gathered.transpose(0, 3, 1, 2)).reshape(*rows.shape, *images.shape)
-    support, query = torch.from_numpy(augmented(pictures, choices)).tensor_split([shot], dim=2)
+def _tasks(
+    images: ImageSet, index: Numbers, choices: Mapping[str, Numbers], shot: int, resident: torch.device | str | None
+) -> Tasks:
+    gathered = _gathered(images, choices) if resident is None else _gathered_on(resident, images, choices)
+    support, query = gathered.tensor_split([shot], dim=2)
     return Tasks(
-        torch.from_numpy(index),
+        torch.from_numpy(index).to(gathered.device),
         support=support.flatten(1, 2).contiguous(),
         query=query.flatten(1, 2).contiguous(),
         support_labels=_labels(support),
@@ -288,7 +291,22 @@ def _tasks(images: ImageSet, index: Numbers, choices: Mapping[str, Numbers], sho
     )
 
 
+def _gathered(images: ImageSet, choices: Mapping[str, Numbers]) -> Tensor:
+    """The pictures chosen, uint8 (B, way, pictures of each, C, H, W), on the CPU."""
+    rows = choices["rows"]
+    gathered = np.asarray(images.images, np.uint8)[rows.ravel()]
+    pictures = np.ascontiguousarray(gathered.transpose(0, 3, 1, 2)).reshape(*rows.shape, *images.shape)
+    return torch.from_numpy(augmented(pictures, choices))
+
+
+def _gathered_on(device: torch.device | str, images: ImageSet, choices: Mapping[str, Numbers]) -> Tensor:
+    """The same from the copy on the device: row numbers go there, a few hundred bytes an episode."""
+    there = {name: torch.from_numpy(chosen).to(device, non_blocking=True) for name, chosen in choices.items()}
+    rows = there["rows"]
+    return augmented_on(images.on(device).index_select(0, rows.flatten()).unflatten(0, rows.shape), there)
+
+
 def _labels(pictures: Tensor) -> Tensor:
     """0 .. way - 1 for pictures (B, way, pictures of each, ...), int64 (B, way * pictures of each)."""
     tasks, way, each = pictures.shape[:3]
-    return torch.arange(way).repeat_interleave(each).repeat(tasks, 1)
+    return torch.arange(way, device=pictures.device).repeat_interleave(each).repeat(tasks, 1)

@@ -9,6 +9,8 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 Array = npt.NDArray[np.generic]
 _LOOKED_AT = 64  # images whose bytes enter `ImageSet.sha256`
@@ -65,6 +67,18 @@ class ImageSet:
         for row in np.unique(np.linspace(0, len(self) - 1, _LOOKED_AT).astype(int)):
             found.update(np.ascontiguousarray(self.images[row]).tobytes())
         return found.hexdigest()[:12]
+
+    def on(self, device: torch.device | str) -> Tensor:
+        """All images on this device, uint8 (N, C, H, W), copied there once and kept as long as the set."""
+        device = torch.device(device)
+        if device not in self._copies:
+            whole = torch.from_numpy(np.array(self.images, np.uint8))  # np.array copies: a memory map is read-only
+            self._copies[device] = whole.to(device).movedim(-1, 1).contiguous()
+        return self._copies[device]
+
+    @cached_property
+    def _copies(self) -> dict[torch.device, Tensor]:
+        return {}
 
     @property
     def shape(self) -> tuple[int, int, int]:

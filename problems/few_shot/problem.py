@@ -119,7 +119,7 @@ class FewShot(OnEpisodes):
         return groups.split(self._network(phi, groups.join(images), normalise)).contiguous()
 
     def stored_last(self, device: torch.device) -> bool:
-        """On a CPU, unless asked otherwise: 0.55 to 0.85 of the time for any network and batch norm (docs/few_shot.md)."""
+        """On a CPU, unless asked otherwise: 0.55 to 0.85 of the time for all networks and batch norms tried."""
         return device.type == "cpu" if self.channels_last is None else self.channels_last
 
     def _apart(self, images: Tensor) -> bool:

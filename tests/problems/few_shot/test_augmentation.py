@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from problems.few_shot import Augmentation
-from problems.few_shot.augmentation import augmented
+from problems.few_shot.augmentation import augmented, augmented_on
+from tests.strategies import seeds
 
 
 def pictures(*lead, side=5):
@@ -78,3 +82,22 @@ def test_an_augmentation_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="expected a crop below 4 pixels, the smaller side of the images, got 4"):
         Augmentation(crop=4).check((3, 4, 5))
     assert Augmentation(crop=3, flip=True).check((3, 4, 5)) is None
+
+
+@given(
+    made=st.sets(st.sampled_from(["turns", "shifts", "flips"])),
+    side=st.integers(2, 6),
+    crop=st.integers(0, 5),
+    seed=seeds,
+)
+def test_on_a_device_the_same_pictures_are_made(made, side, crop, seed):
+    rng, lead, crop = np.random.default_rng(seed), (2, 3, 2), min(crop, side - 1)
+    before = rng.integers(0, 256, (*lead, 3, side, side), dtype=np.uint8)
+    choices = {
+        "turns": rng.integers(0, 4, lead[:2]),
+        "shifts": rng.integers(-crop, crop + 1, (*lead, 2)),
+        "flips": rng.integers(0, 2, lead),
+    }
+    choices = {name: chosen for name, chosen in choices.items() if name in made}
+    there = augmented_on(torch.from_numpy(before.copy()), {k: torch.from_numpy(x) for k, x in choices.items()})
+    assert np.array_equal(there.numpy(), augmented(before.copy(), choices))

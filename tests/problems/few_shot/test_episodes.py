@@ -177,6 +177,20 @@ def test_tasks_are_contiguous_bytes_whatever_the_augmentation(drawn, index):
         assert labels.dtype == torch.int64
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@given(drawn=st.lists(indices, min_size=1, max_size=4), augmentation=st.sampled_from([None, EVERY]), seed=seeds)
+def test_images_that_are_resident_give_the_same_episodes(device, drawn, augmentation, seed):
+    options = {"images": PATTERNED, "split": "train", "seed": seed, "augmentation": augmentation, **SMALLER}
+    expected, found = Episodes(**options).draw(drawn), Episodes(**options, resident=device).draw(drawn)
+    assert found.index.device.type == device
+    assert torch.equal(found.index.cpu(), expected.index)
+    for name, tensor in expected.tensors.items():
+        there = found.tensors[name]
+        assert there.device.type == device
+        assert there.is_contiguous()
+        assert torch.equal(there.cpu(), tensor)
+
+
 def test_a_memory_map_is_drawn_like_an_array(tmp_path):
     np.save(tmp_path / "images.npy", PATTERNED.images)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from problems.few_shot import ImageSet
 
@@ -15,6 +16,15 @@ def test_rows_are_the_images_of_each_class():
     assert [rows.tolist() for rows in found.rows] == [[1, 4], [0, 2], [3]]
     assert found.shape == (3, 4, 5)
     assert len(found) == 5
+
+
+def test_a_copy_on_a_device_is_made_once_and_as_networks_take_images():
+    pixels = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+    found = ImageSet(pixels, np.array([0, 1]), ("a", "b"))
+    assert torch.equal(found.on("cpu"), torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()))
+    assert found.on("cpu") is found.on(torch.device("cpu"))
+    found.on("cpu").zero_()
+    assert pixels.any()
 
 
 @pytest.mark.parametrize(
