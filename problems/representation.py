@@ -153,7 +153,7 @@ class Representation(Problem):
         """
         U = phi["U"].unsqueeze(-3)
         w, error = self._prediction(phi)
-        adjoint = torch.linalg.solve(self._shifted(U, self.data["S"]), error)  # (W S + prox I)' = S W + prox I
+        adjoint = _solved(self._shifted(U, self.data["S"]), error)  # (W S + prox I)' = S W + prox I
         G = self.prox * (adjoint @ w.mT).mean(-3)
         return {"U": (G + G.mT) @ phi["U"]}
 
@@ -173,8 +173,14 @@ class Representation(Problem):
         return w, U @ (U.mT @ w) - self.data["c"].unsqueeze(-1)
 
     def _dual(self, U: Tensor, S: Tensor, a: Tensor) -> Tensor:
-        return torch.linalg.solve(self._shifted(U, S), S @ a.unsqueeze(-1))
+        return _solved(self._shifted(U, S), S @ a.unsqueeze(-1))
 
     def _shifted(self, U: Tensor, S: Tensor) -> Tensor:
         """S U U' + prox I, (..., M, d, d)."""
         return S @ (U @ U.mT) + self.prox * torch.eye(self.d, dtype=U.dtype, device=U.device)
+
+
+def _solved(matrix: Tensor, right: Tensor) -> Tensor:
+    """matrix^-1 right; not finite where U has run off so far that rounding leaves the matrix singular."""
+    solution: Tensor = torch.linalg.solve_ex(matrix, right).result
+    return solution

@@ -69,6 +69,16 @@ def test_the_optimum_moves_with_the_problem():
     assert float(problem.subspace_distance(problem.upper_solution())) < 1e-6
 
 
+def test_where_u_has_run_off_closed_forms_are_not_finite_in_that_replica_alone():
+    problem = Representation(torch.eye(3).double().expand(2, 3, 3), normal(0, 2, 3), normal(1, 2, 3), rank=1)
+    U = torch.ones(3, 3, 1, dtype=torch.float64)
+    U[1] *= 2.0**40  # U U' + I is U U' to rounding: singular
+    U[2] *= torch.inf
+    gradient, theta = problem.hypergradient({"U": U})["U"], problem.lower_solution({"U": U}, pool(problem))
+    for found in (problem.value({"U": U}), gradient.sum((-2, -1)), theta.sum((-2, -1))):
+        assert torch.isfinite(found).tolist() == [True, False, False]
+
+
 def test_unshrunken_targets_leave_no_optimum_and_a_value_that_falls_as_u_grows():
     problem = Representation.random(tasks=5, d=4, rank=2, examples=50, shrunken=False, seed=3)
     with pytest.raises(ValueError, match=r"known optimum \(shrunken targets\), got one without"):
