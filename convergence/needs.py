@@ -14,11 +14,15 @@ from problems import Problem
 
 @dataclass(frozen=True)
 class Need:
-    """`met(problem)` says whether it is there; `what` names it, `lack` says what a problem without it has."""
+    """`met(problem)` says whether it is there; `what` names it, `lack` says what a problem without it has.
+
+    `short` names it in the table of methods.
+    """
 
     what: str
     met: Callable[[Problem], bool]
     lack: str
+    short: str
 
 
 def require(method: Any, problem: Problem) -> None:
@@ -59,22 +63,41 @@ TWICE_DIFFERENTIABLE = Need(
     "a lower level that is twice differentiable in theta",
     lambda problem: problem.twice_differentiable,
     "whose second derivatives do not tell how theta* moves",
+    "d2g/dtheta2",
 )
-START_FROM_PHI = Need("a start theta_0 that depends on phi", _starts_from_phi, "whose theta_0 is the same for all phi")
+START_FROM_PHI = Need(
+    "a start theta_0 that depends on phi",
+    _starts_from_phi,
+    "whose theta_0 is the same for all phi",
+    "theta_0 from phi",
+)
 START_AT_PHI = Need(
-    "phi to be the start theta_0 itself", _starts_at_phi, "whose theta_0 is another function of phi, or of none"
+    "phi to be the start theta_0 itself",
+    _starts_at_phi,
+    "whose theta_0 is another function of phi, or of none",
+    "theta_0 = phi",
 )
 SHARED_PART = Need(
     "a start theta_0 that depends on some tensors of phi and not on others",
     _has_some_beside_the_start,
     "which has no such two parts",
+    "theta_0 from a part of phi",
 )
 FINITE_SUM = Need(
     "lower and upper objectives that are finite sums cut into blocks (Minibatch)",
     lambda problem: problem.blocks is not None,
     "which has none",
+    "finite sums",
 )
-POOL = Need("a finite pool of tasks", lambda problem: problem.tasks is not None, "which draws tasks without end")
+POOL = Need(
+    "a finite pool of tasks",
+    lambda problem: problem.tasks is not None,
+    "which draws tasks without end",
+    "finite pool",
+)
 LOWER_ARGMIN = Need(
-    "the closed form lower_argmin", lambda problem: problem.has("lower_argmin"), "which does not have it"
+    "the closed form lower_argmin",
+    lambda problem: problem.has("lower_argmin"),
+    "which does not have it",
+    "theta* in closed form",
 )
