@@ -25,31 +25,38 @@ from figures.style import (
 
 LEAST = 1e-33  # on the axes: rounding may leave exactly zero
 MOST = 1e3  # beyond it a run has diverged
-CHANCE = 0.5
 KIB = 1024
 REACHED = {1e-2: (2.0, True), 1e-4: (4.5, False), 1e-8: (4.5, True)}  # of the first |grad Phi|^2: size, filled?
-_ROW = 0.158  # inches
+_ROW = 0.145  # inches
 
 
 @paper_style()
 def draw(evidence: Evidence) -> Figure:
-    """a-c: |grad Phi|^2; d: detection of wrong labels; e: seconds; f: bytes; g: what it takes, method by method."""
+    """Each row of panels, and under them what it takes, method by method.
+
+    a-c: |grad Phi|^2 over evaluations; d, e: Phi - Phi*, f: |grad Phi|^2 over seconds; g, h: what the weights of the
+    digits are worth, i: bytes; j: the table.
+    """
     names = [str(name) for name in evidence["methods"]]
     rows = _order(names)
-    heights = (4.35, 0.85 + _ROW * (len(rows) + 1))
+    heights = (5.4, 0.85 + _ROW * (len(rows) + 1))
     figure = Figure(figsize=(FULL_WIDTH, sum(heights) + 0.85), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=heights)
-    grid = above.subplot_mosaic([["a", "b", "c"], ["d", "e", "f"]])
-    grid["g"] = below.add_axes((0.155, 0.6 / heights[1], 0.36, 1 - 1.05 / heights[1]))  # right of it stand the columns
+    grid = above.subplot_mosaic("abc;def;ghi")
+    grid["j"] = below.add_axes((0.155, 0.6 / heights[1], 0.36, 1 - 1.05 / heights[1]))  # right of it stand the columns
     for letter, axes in grid.items():
         lettered(axes, letter)
     for letter, arena in zip("abc", ("quadratic", "representation", "logistic"), strict=True):
-        _over_evaluations(grid[letter], evidence, names, arena)
-    _floors(grid["a"], evidence, names)
-    _detection(grid["d"], evidence, names)
-    _over_seconds(grid["e"], evidence, names)
-    _memory(grid["f"], evidence, names)
-    _table(grid["g"], evidence, names, rows)
+        _gradients(grid[letter], evidence, names, arena)
+    _floors(grid["a"], evidence, names, evidence["floor"])
+    for letter, arena in zip("de", ("quadratic", "representation"), strict=True):
+        _gaps(grid[letter], evidence, names, arena)
+    _floors(grid["d"], evidence, names, evidence["floor_gap"])
+    _over_seconds(grid["f"], evidence, names)
+    _detection(grid["g"], evidence, names)
+    _accuracy(grid["h"], evidence, names)
+    _memory(grid["i"], evidence, names)
+    _table(grid["j"], evidence, names, rows)
     _legend(figure, names)
     return figure
 
@@ -93,32 +100,67 @@ def _shown(squares: Array) -> Array:
     return np.clip(squares, LEAST, MOST)
 
 
-def _over_evaluations(axes: Axes, e: Evidence, names: list[str], arena: str) -> None:
+def _over_evaluations(axes: Axes, e: Evidence, names: list[str], arena: str, values: Array) -> None:
     for k, series in _ran(e, arena, names):
-        _curve(axes, e[f"{arena}_evaluations"][k] / 1e3, _shown(e[f"{arena}_square"][k]), series, k)
-    level(axes, float(e[f"{arena}_bound"]))
-    describe(axes, x="thousand evaluations", y=r"$\|\nabla\Phi\|^2$", logarithmic="y")
+        _curve(axes, e[f"{arena}_evaluations"][k] / 1e3, values[k], series, k)
     axes.set_title(_TITLES[arena], fontsize=SMALL_SIZE, loc="right")
 
 
-_TITLES = {"quadratic": "quadratic", "representation": "representation", "logistic": "logistic, minibatches"}
+_TITLES = {
+    "quadratic": "quadratic",
+    "representation": "representation",
+    "logistic": "logistic, minibatches",
+    "cleaning": "digits, minibatches",
+}
 
 
-def _floors(axes: Axes, e: Evidence, names: list[str]) -> None:
+def _gradients(axes: Axes, e: Evidence, names: list[str], arena: str) -> None:
+    _over_evaluations(axes, e, names, arena, _shown(e[f"{arena}_square"]))
+    level(axes, float(e[f"{arena}_bound"]))
+    describe(axes, x="thousand evaluations", y=r"$\|\nabla\Phi\|^2$", logarithmic="y")
+
+
+def _gaps(axes: Axes, e: Evidence, names: list[str], arena: str) -> None:
+    """What is below the rounding of Phi* is shown as that, the dashed level of exact methods where Phi* is not zero."""
+    rounding = float(e[f"{arena}_rounding"])
+    _over_evaluations(axes, e, names, arena, np.clip(e[f"{arena}_gap"], max(rounding, LEAST), MOST))
+    level(axes, max(rounding, EXACT))
+    describe(axes, x="thousand evaluations", y=r"$\Phi - \Phi^*$", logarithmic="y")
+
+
+def _floors(axes: Axes, e: Evidence, names: list[str], floors: Array) -> None:
     """At the right end, one dash for each biased method."""
     right = axes.get_xlim()[1]
     for k, series in _ran(e, "quadratic", names):
         if not e["exact"][k]:
-            predicted(axes, [0.85 * right, right], [e["floor"][k]] * 2, series.colour)
+            predicted(axes, [0.85 * right, right], [floors[k]] * 2, series.colour)
     axes.set_xlim(right=right)
 
 
 def _detection(axes: Axes, e: Evidence, names: list[str]) -> None:
-    for k, series in _ran(e, "cleaning", names):
-        _curve(axes, e["cleaning_evaluations"][k] / 1e3, e["cleaning_auc"][k], series, k)
+    _over_evaluations(axes, e, names, "cleaning", e["cleaning_auc"])
     level(axes, float(e["auc_bound"]))
     describe(axes, x="thousand evaluations", y="AUC of wrong labels")
-    axes.set_title("digits, minibatches", fontsize=SMALL_SIZE, loc="right")
+
+
+def _accuracy(axes: Axes, e: Evidence, names: list[str]) -> None:
+    """On digits not trained on; beside what is learnt from all labels alike and from the clean ones alone."""
+    _over_evaluations(axes, e, names, "cleaning", e["cleaning_accuracy"])
+    for subset, text, away in (("all", "not cleaned", -2), ("clean", "clean labels only", 8)):
+        value = float(e[f"cleaning_accuracy_{subset}"])
+        level(axes, value)
+        axes.annotate(
+            text,
+            (axes.dataLim.x1, value),
+            (0, away),
+            textcoords="offset points",
+            ha="right",
+            va="bottom" if away > 0 else "top",
+            fontsize=SMALL_SIZE,
+        )
+    describe(axes, x="thousand evaluations", y="test accuracy")
+    low, high = axes.dataLim.intervaly
+    axes.set_ylim(top=high + 0.2 * (high - low))  # room for the words
 
 
 def _over_seconds(axes: Axes, e: Evidence, names: list[str]) -> None:
@@ -185,8 +227,8 @@ def _columns(axes: Axes, e: Evidence, rows: list[int]) -> None:
     least, largest = e["memory_K"][[0, -1]]
     heads = (
         "ends at",
-        f"KiB at\n$K$ = {least}, {largest}",
-        r"$\beta\|\nabla^2\Phi(\phi_0)\|$ on a–d" + "\n*: at the grid's edge",
+        f"KiB at\n$K$ = {least} → {largest}",
+        r"$\beta\|\nabla^2\Phi(\phi_0)\|$ on " + ", ".join(_LETTERS.values()) + "\n*: at the grid's edge",
         "refused\nby",
     )
     for head, x in zip(heads, _PLACES, strict=True):
@@ -197,7 +239,7 @@ def _columns(axes: Axes, e: Evidence, rows: list[int]) -> None:
 
 
 _PLACES = (1.03, 1.24, 1.55, 2.07)  # of the width of the axes
-_LETTERS = {"quadratic": "a", "representation": "b", "logistic": "c", "cleaning": "d"}
+_LETTERS = {"quadratic": "a", "representation": "b", "logistic": "c", "cleaning": "g"}
 
 
 def _texts(e: Evidence, k: int) -> tuple[str, ...]:
@@ -206,10 +248,15 @@ def _texts(e: Evidence, k: int) -> tuple[str, ...]:
         last = float(np.quantile(e["quadratic_square"][k][-1], 0.5, method="nearest"))
         end = "exact" if last <= EXACT else _rounded(last)
     peak = e["memory_peak"][k] / KIB
-    size = f"{peak[0]:,.0f}, {peak[-1]:,.0f}" if np.isfinite(peak).all() else "–"
+    sizes = [f"{size:.0f}" for size in peak[[0, -1]]] if np.isfinite(peak).all() else ["–"]
     refusing = [letter for name, letter in _LETTERS.items() if str(e[f"{name}_refused"][k])]
     steps = [_step(e, float(e[f"{name}_place"][k])) for name in _LETTERS]
-    return end, size, ", ".join(steps) if any(step != "–" for step in steps) else "–", ", ".join(refusing) or "–"
+    return (
+        end,
+        " → ".join(dict.fromkeys(sizes)),
+        ", ".join(steps) if any(step != "–" for step in steps) else "–",
+        ", ".join(refusing) or "–",
+    )
 
 
 def _step(e: Evidence, place: float) -> str:
@@ -217,14 +264,21 @@ def _step(e: Evidence, place: float) -> str:
     if not np.isfinite(place):
         return "–"
     edge = "*" if place in (0, len(e["grid"]) - 1) else ""
-    rounded = float(np.format_float_positional(e["grid"][int(place)], precision=1, fractional=False))
-    return f"{rounded:g}{edge}"
+    return f"{_rounded(e['grid'][int(place)])}{edge}"
 
 
 def _rounded(value: float) -> str:
-    """One digit and a power of ten."""
-    digit, exponent = f"{value:.0e}".split("e")
-    return rf"${digit}\cdot10^{{{int(exponent)}}}$" if int(exponent) else digit
+    """To one digit, as people write it.
+
+    >>> _rounded(9.6), _rounded(0.0316), _rounded(1e-4), _rounded(5.2e-15)
+    ('10', '0.03', '$10^{-4}$', '$5\\\\cdot10^{-15}$')
+    """
+    rounded = f"{value:.0e}"
+    digit, exponent = rounded.split("e")
+    if -3 <= int(exponent) <= 2:
+        return f"{float(rounded):g}"
+    factor = "" if digit == "1" else rf"{digit}\cdot"
+    return rf"${factor}10^{{{int(exponent)}}}$"
 
 
 def _cell(axes: Axes, x: float, row: int, text: str, colour: str) -> None:
@@ -252,8 +306,8 @@ def _legend(figure: Figure, names: list[str]) -> None:
         Line2D([], [], color=GREY, marker="o", mfc=GREY if filled else "white", ms=size, ls="none", label=_share(share))
         for share, (size, filled) in REACHED.items()
     ]
-    shared_legend(figure, *keys, dashed("law, bound, budget"), *shares, columns=6)
+    shared_legend(figure, *keys, dashed("law, bound, level, budget"), *shares, columns=6)
 
 
 def _share(share: float) -> str:
-    return f"g: ${power_of_ten(share)}$ of the first".replace("0.01", "10^{-2}")
+    return f"j: ${power_of_ten(share)}$ of the first".replace("0.01", "10^{-2}")

@@ -80,8 +80,10 @@ def _exponents(axes: Axes, e: Evidence) -> None:
         own = [place for place, row in enumerate(rows) if row[0] == kind]
         if own:
             axes.text(where, float(np.mean(own[:2])), text, fontsize=SMALL_SIZE, va="center")
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    describe(axes, x="fitted exponent of $T$", y="method")
+            if own[0]:
+                axes.axhline(own[0] - 0.5, color=GREY, linewidth=0.5)
+    axes.set_ylim(len(rows) - 0.4, -0.5)
+    describe(axes, x="fitted exponent of $T$", y="method, by setting")
     axes.set_yticks(range(len(rows)), [row[1].label for row in rows])
     legend(axes, key(Series(BLACK, "o", "fitted, 99 % interval")), dashed("declared"), columns=2)
 

@@ -6,17 +6,18 @@ Statement.
     declared exact; those that are not stop where their own formula says, whatever the budget. On real data its weights
     find the corrupted labels and what is learnt from them classifies better than what is learnt from all labels alike.
 Hypotheses.
-    All tasks in every iteration; quadratic levels, a shared linear representation (both exact), logistic heads and
-    hyper-cleaning of handwritten digits (finite sums seen through blocks of examples). One evaluation is the gradient,
-    the product with the lower Hessian or the cross product of one example. Every method has the same K, as many
-    products for v, the lower step 2 / (L + mu), and the upper step of one grid of multiples of 1 / |d2 Phi(phi_0)| that
-    has the smallest median |grad Phi|^2 after the budget, on seeds of its own. Multipliers, radii, periods and decays
-    are the methods' defaults.
+    All tasks in every iteration; quadratic levels, a shared linear representation whose heads have a learned start
+    (both exact), logistic heads and hyper-cleaning of handwritten digits (finite sums seen through blocks of examples).
+    One evaluation is the gradient, the product with the lower Hessian or the cross product of one example. Every method
+    has the same K, as many products for v, the lower step 2 / (L + mu), and the upper step of one grid of multiples of
+    1 / |d2 Phi(phi_0)| that has the smallest median |grad Phi|^2 after the budget, on seeds of its own. Multipliers,
+    radii, periods and decays are the methods' defaults.
 Predicted.
-    |grad Phi|^2 <= 1e-20 for memory-reduced on both exact problems, <= 1e-8 of its start for all that are declared
-    exact. The others settle at |grad Phi(phi~)|^2 with phi~ the zero of their declared law of the direction, which is
-    affine in phi; where that law holds in expectation the mean of |grad Phi|^2 is at least that (Jensen). Peak bytes
-    as declared: one integer for all K, or equal increments a lower step. Calls as declared, as integers.
+    |grad Phi|^2 <= 1e-20 for memory-reduced on both exact problems, and Phi <= 1e-20 where Phi* = 0; |grad Phi|^2 <=
+    1e-8 of its start for all that are declared exact. The others settle at |grad Phi(phi~)|^2 with phi~ the zero of
+    their declared law of the direction, which is affine in phi; where that law holds in expectation the mean of
+    |grad Phi|^2 is at least that (Jensen). Peak bytes as declared: one integer for all K, or equal increments a lower
+    step. Calls as declared, as integers.
 Measured.
     |grad Phi|^2 and Phi by closed forms or damped Newton over 10 seeds or more, test accuracy and the area under the
     ROC curve of the weights along the runs, bytes of one iteration on logistic heads for four K; seconds of an
@@ -127,7 +128,9 @@ def _contest(setting: Setting, arena: Arena, makes: dict[str, Make]) -> Evidence
     rows["gap"] -= min(0.0, float(np.nanmin(rows["gap"])))  # a run may find less than was known
     refused = np.array([str(cell.get("refused", "")) for cell in cells])
     bound = np.array(EXACT if arena.name in KNOWN else LEARNT * np.nanmedian(rows["square"][:, 0]))
-    return {f"{arena.name}_{name}": x for name, x in (rows | {"refused": refused, "bound": bound}).items()}
+    rounding = np.array(np.finfo(float).eps * abs(arena.best))
+    rows |= {"refused": refused, "bound": bound, "rounding": rounding}
+    return {f"{arena.name}_{name}": x for name, x in rows.items()}
 
 
 def _as_long(values: Array, looks: int) -> Array:
@@ -159,26 +162,29 @@ def _entry(setting: Setting, arena: Arena, make: Make) -> Evidence:
 
 
 def _floors(makes: dict[str, Make], arena: Arena) -> Evidence:
-    """|grad Phi(phi~)|^2 on the quadratic, phi~ the zero of the law that each method declares; NaN where refused."""
+    """|grad Phi|^2 and Phi - Phi* on the quadratic where the law that a method declares is zero; NaN where refused."""
     assert isinstance(arena.problem, Quadratic)
     theory, p = QuadraticTheory.of(arena.problem), arena.problem.p
-    floors, random = [], []
+    floors, gaps, random = [], [], []
     for name, make in makes.items():
         law = METHODS[name].declared.estimates
         random.append(law == RANDOM)
         if arena.refusal(make):
             floors.append(math.nan)
+            gaps.append(math.nan)
             continue
-        floors.append(_floor(theory, p, partial(LAWS[law], theory, method=arena.build(make, 1.0))))
-    return {"floor": np.array(floors), "random": np.array(random)}
+        limit = _limit(p, partial(LAWS[law], theory, method=arena.build(make, 1.0)))
+        slope = theory.gradient(limit)
+        floors.append(float(np.square(slope).sum()))
+        gaps.append(float(slope @ np.linalg.solve(theory.upper_form[0], slope)) / 2)
+    return {"floor": np.array(floors), "floor_gap": np.array(gaps), "random": np.array(random)}
 
 
-def _floor(theory: QuadraticTheory, p: int, law: Callable[[Array], Array]) -> float:
-    """|grad Phi|^2 where the law is zero: affine laws at once, that of CG from there."""
+def _limit(p: int, law: Callable[[Array], Array]) -> Array:
+    """phi where the law is zero: affine laws at once, that of CG from there."""
     constant = law(np.zeros(p))
     matrix = np.stack([law(unit) - constant for unit in np.eye(p)], axis=1)
-    limit = root(law, np.linalg.solve(matrix, -constant), tol=1e-14).x
-    return float(np.square(theory.gradient(limit)).sum())
+    return np.asarray(root(law, np.linalg.solve(matrix, -constant), tol=1e-14).x)
 
 
 def _memory(setting: Setting, makes: dict[str, Make]) -> Evidence:
@@ -222,6 +228,7 @@ def judge(evidence: Evidence) -> list[Comparison]:
             at_most(f"{name}: final |grad Phi|^2, memory-reduced", evidence[f"{name}_square"][ours, -1], EXACT)
             for name in KNOWN
         ),
+        at_most("representation: final Phi - Phi*, memory-reduced", evidence["representation_gap"][ours, -1], EXACT),
         _exact_ends(evidence, quadratic),
         *_biased_ends(evidence),
         *_calls(evidence),

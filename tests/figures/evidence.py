@@ -82,6 +82,10 @@ def method_comparison(n):
     growth = np.array([0.0, 4096, 0, 0, np.nan, np.nan])[:, None]
     found |= {"memory_peak": 2e4 + growth * np.array([5, 10, 20, 40]), "memory_law": ["flat", "linear", *4 * ["flat"]]}
     found["cleaning_auc"] = 0.5 + 0.4 * (1 - 2.0**-steps)[None, :, None] * factor[:, None, None] / 10 * np.sqrt(seeds)
+    found["cleaning_accuracy"] = found["cleaning_auc"] - 0.1
+    found |= {"cleaning_accuracy_all": 0.6, "cleaning_accuracy_clean": 0.8}
+    found |= {"quadratic_gap": falling / 3, "quadratic_rounding": 1e-16, "floor_gap": floor / 3}
+    found |= {"representation_gap": falling / 2, "representation_rounding": 0.0}
     return found | {"quadratic_iterations": np.full(6, 100.0), "quadratic_seconds": 1e-3 * (1 + np.arange(6))}
 
 

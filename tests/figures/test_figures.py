@@ -40,7 +40,14 @@ MEASURED = {
     "few_shot_cost": ("memory_reduced_seconds", "itd_anew_seconds", "maml_passes"),
     "few_shot_assumption": ("v", "residual", "d_order", "lower_ratio", "grid_validation", "grid_test"),
     "few_shot_accuracy": ("memory_reduced_validation", "itd_bio_test"),
-    "method_comparison": ("quadratic_square", "logistic_square", "cleaning_auc"),
+    "method_comparison": (
+        "quadratic_square",
+        "quadratic_gap",
+        "representation_gap",
+        "logistic_square",
+        "cleaning_auc",
+        "cleaning_accuracy",
+    ),
     "method_rates": ("worst_iterates", "noisy_mean", "sum_mean"),
     "counterexamples": ("diverging", "quartic", "singular", "heavy_median", "noisy", "mean", "coupled_moves"),
 }
@@ -66,7 +73,7 @@ LAWS = {
     "few_shot_cost": ("itd_anew_law", "maml_law", "maml_passes_law"),
     "few_shot_assumption": ("v_law", "bound", "lower_contraction"),
     "few_shot_accuracy": ("bar_least",),
-    "method_comparison": ("floor", "auc_bound", "logistic_bound"),
+    "method_comparison": ("floor", "floor_gap", "auc_bound", "cleaning_accuracy_all", "logistic_bound"),
     "method_rates": ("noisy_rate", "noisy_start", "sum_start"),
     "counterexamples": ("diverging_law", "quartic_law", "singular_law", "heavy_law", "noisy_law", "coupled_moves_law"),
 }
