@@ -259,8 +259,11 @@ class Structured(Problem):
         through = self._through(self.upper_solution()["phi"]).unsqueeze(0)
         inner = torch.cat([solve(solve(torch.cat([through, self.b_basis]))), -solve(self.u_basis)])
         numbers = torch.cat([t.square(), t.square() * data["b"], t * data["u"], data["w"]], 1)
-        vectors = torch.cat([self._back(inner), -self.rho * self.w_basis])
-        return float((_root(numbers - numbers.mean(0)) @ vectors).square().sum())
+        rows = _root(numbers - numbers.mean(0)).split([len(inner), len(self.w_basis)], 1)
+        parts = (  # one by one: each is p numbers
+            _subtracted(self._back(row @ inner), of_w, self.w_basis, self.rho) for row, of_w in zip(*rows, strict=True)
+        )
+        return math.fsum(float(torch.dot(part, part)) for part in parts)
 
     @cached_property
     def _ends(self) -> dict[str, Tensor]:
@@ -320,8 +323,7 @@ class Structured(Problem):
         moved = super().to(device, dtype)
         assert isinstance(moved, Structured)
         moved.operator = self.operator.to(device, dtype)
-        for cached in ("_ends", "constants"):
-            vars(moved).pop(cached, None)
+        vars(moved).pop("_ends", None)
         return moved
 
 
