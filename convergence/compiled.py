@@ -1,12 +1,14 @@
-"""One upper iteration as a compiled program: traced once through automatic differentiation, then torch.compile."""
+"""Upper iterations as compiled programs: one traced once through automatic differentiation, then torch.compile."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops.while_loop import while_loop
 from torch._inductor.exc import InvalidCxxCompiler
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
@@ -14,44 +16,121 @@ from torch.utils import _pytree as pytree
 from convergence.batches import Batches
 from convergence.method import Method, Step
 from convergence.oracle import Oracle
+from convergence.recording import Going, Running
+from convergence.trees import map_tensors, tensors_of
 from problems import Parameters
 
+BLOCK = 64  # iterations that one call of a program takes at most: what the call itself costs is then lost in them
+Program = Callable[..., Any]
 
-class CompiledStep:
-    """`method.step` on batches of one shape, as one program without Python.
 
-    The step is run once while torch.fx writes down its operations, those of automatic differentiation among them; what
-    it decides in Python it decides then, once. The program is the same mathematics with its sums in another order:
-    results differ by rounding. The oracle counts in every iteration what it counted while the step was traced.
+class CompiledSteps:
+    """`method.step` on batches of one shape, as programs without Python: one step, or many with a loop around them.
+
+    A step is run while torch.fx writes down its operations, those of automatic differentiation among them; what it
+    decides in Python it decides then, once. The program is the same mathematics with its sums in another order: results
+    differ by rounding. The oracle counts in every iteration what it counted while the step was traced.
 
     `seconds` is what tracing and compiling took.
 
     Raises ValueError on a step that cannot be written down: stochastic objectives, numbers drawn by the method, a
-    state with numbers that are no tensors (they would stay what they were), decisions that look at values.
+    state with numbers that are no tensors (they would stay what they were), decisions that look at values, results
+    that are not those of the step in Python; and where there is no C++ compiler.
     """
 
-    def __init__(self, method: Method, oracle: Oracle, batches: Batches, phi: Parameters, state: Any, seen: Any):
-        name = type(method).__name__
+    def __init__(self, method: Method, oracle: Oracle, batches: Batches):
         if not oracle.exact:
             raise ValueError(
                 f"expected exact objectives with compile=True, got {type(oracle.problem).__name__}, which draws samples"
             )
-        if held := [leaf for leaf in pytree.tree_leaves(state) if leaf is not None and not isinstance(leaf, Tensor)]:
-            raise ValueError(
-                f"expected a state of tensors with compile=True, got {name}, whose state holds {held[0]!r}: "
-                "in a compiled step it would stay what it is"
-            )
-        began = time.perf_counter()
+        self._method, self._oracle, self._batches = method, oracle, batches
+        self._one: Program | None = None
+        self._many: Program | None = None
+        self._counts: list[dict[str, int]] = []
+        self.seconds = 0.0
 
-        def program(phi: Parameters, state: Any, seen: Any) -> Step:
-            return method.step(oracle, phi, batches.of(seen), state)
+    def step(self, phi: Parameters, state: Any, seen: Any) -> Step:
+        """The step that `method.step` takes on these tasks."""
+        if self._one is None:
+            began = time.perf_counter()
+            self._one = self._one_step(phi, state, seen)
+            self.seconds += time.perf_counter() - began
+        self._count(1)
+        step: Step = self._one(phi, state, seen)
+        return step
 
-        self._oracle = oracle
+    def steps(self, phi: Parameters, state: Any, seen: Sequence[Any], running: Running) -> tuple[Parameters, Any]:
+        """phi and state after a step on each of these batches, at most BLOCK of them; `running` is brought up to date.
+
+        A replica whose step fails stops and keeps its phi and state, as in steps one by one.
+        """
+        before = (running.going, phi, state)
+        batches = [
+            torch.cat([torch.stack(same), same[-1].expand(BLOCK - len(same), *same[-1].shape)])
+            for same in zip(*map(tensors_of, seen), strict=True)
+        ]
+        if self._many is None:
+            began = time.perf_counter()
+            self._many = self._many_steps(before, seen[0], batches)
+            self.seconds += time.perf_counter() - began
+        count = torch.tensor(len(seen), device=running.which.device)
+        taken, *after = self._many(count, tensors_of(before), batches)
+        self._count(int(taken))
+        going, phi, state = _filled(before, after)
+        running.took(going)
+        return phi, state
+
+    # ---- the programs
+
+    def _one_step(self, phi: Parameters, state: Any, seen: Any) -> Program:
+        _require_tensors(state, self._method)
+
+        def one(phi: Parameters, state: Any, seen: Any) -> Step:
+            return self._step(phi, state, seen)
+
+        cuda = next(iter(phi.values())).device.type == "cuda"
+        program = self._compiled(self._traced(one, phi, state, seen), {"triton.cudagraphs": True} if cuda else {})
+        self._require_equal(program(phi, state, seen), one, phi, state, seen)
+        return program
+
+    def _many_steps(self, before: tuple[Going, Parameters, Any], batch: Any, batches: list[Tensor]) -> Program:
+        def iteration(tensors: list[Tensor], seen: list[Tensor]) -> list[Tensor]:
+            going, phi, state = _filled(before, tensors)
+            step = self._step(phi, state, _filled(batch, seen))
+            going = going.after(step)
+            return tensors_of((going, going.keep(step.phi, phi), going.keep(step.state, state)))
+
+        now, first, last = tensors_of(before), [x[0] for x in batches], [x[-1] for x in batches]
+        _require_tensors(before, self._method)
+        traced = self._traced(iteration, now, first)
+
+        def loop(count: Tensor, now: list[Tensor], batches: list[Tensor]) -> Any:
+            def more(taken: Tensor, which: Tensor, *others: Tensor) -> Tensor:
+                return (taken < count) & which.any()
+
+            def once(taken: Tensor, *now: Tensor) -> tuple[Tensor, ...]:
+                return taken + 1, *traced(list(now), [x.index_select(0, taken.view(1)).squeeze(0) for x in batches])
+
+            return while_loop(more, once, (torch.zeros_like(count), *now))
+
+        program = self._compiled(loop, {"cpp_wrapper": True})
+        # On another batch than was traced: a step that looks at more than its arguments shows
+        found = program(
+            torch.ones_like(before[0].completed).amax(), now, [x.expand(BLOCK, *x.shape).clone() for x in last]
+        )
+        self._require_equal(list(found[1:]), iteration, now, last)
+        return program
+
+    def _step(self, phi: Parameters, state: Any, seen: Any) -> Step:
+        return self._method.step(self._oracle, phi, self._batches.of(seen), state)
+
+    def _traced(self, program: Program, *arguments: Any) -> Program:
+        """The operations of one step. The oracle's counts of it are noted, and taken back."""
+        oracle, name = self._oracle, type(self._method).__name__
+        self._in_python(program, *arguments)  # what problems compute once, constants for example, is no part of it
         before = dict(oracle.calls), dict(oracle.examples)
-        program(phi, state, seen)  # what problems compute once, constants for example, is no part of the step
-        oracle.calls, oracle.examples = (dict(counted) for counted in before)
         try:
-            traced = make_fx(program)(phi, state, seen)
+            traced = make_fx(program)(*arguments)
         except RuntimeError as error:
             raise ValueError(
                 f"expected a step without decisions on values with compile=True, got one of {name} ({error})"
@@ -64,19 +143,56 @@ class CompiledStep:
         ]
         oracle.calls, oracle.examples = before
         oracle.upper_values = None  # of the trace
-        self._program = torch.compile(traced, fullgraph=True, dynamic=False)
-        try:
-            with torch.no_grad():
-                self._program(phi, state, seen)
-        except InvalidCxxCompiler as error:
-            raise ValueError("expected a C++ compiler (g++ or clang++) for compile=True, got none") from error
-        self.seconds = time.perf_counter() - began
+        return traced
 
-    def __call__(self, phi: Parameters, seen: Any, state: Any) -> Step:
-        """The step that `method.step` takes on these tasks."""
+    def _compiled(self, program: Program, options: dict[str, Any]) -> Program:
+        if torch.backends.cpu.get_cpu_capability() == "AVX512":
+            options = options | {"cpp.simdlen": 256}  # rows of theta are short: half of a wider vector would be empty
+        compiled = torch.compile(program, fullgraph=True, dynamic=False, options=options)
+
+        def called(*arguments: Any) -> Any:
+            try:
+                with torch.no_grad():
+                    return compiled(*arguments)
+            except InvalidCxxCompiler as error:
+                raise ValueError("expected a C++ compiler (g++ or clang++) for compile=True, got none") from error
+
+        return called
+
+    def _require_equal(self, found: Any, program: Program, *arguments: Any) -> None:
+        for ours, theirs in zip(tensors_of(found), tensors_of(self._in_python(program, *arguments)), strict=True):
+            allowed = torch.finfo(ours.dtype).eps ** 0.5 if ours.is_floating_point() else 0.0
+            ours, theirs = (x.to(torch.float64) for x in (ours, theirs))
+            apart, largest = float((ours - theirs).abs().max()), float(theirs.abs().nan_to_num(0.0, posinf=0.0).max())
+            if apart > allowed * largest:  # not so where both are NaN
+                raise ValueError(
+                    f"expected a step that looks at phi, the tasks and its state alone with compile=True, got one of "
+                    f"{type(self._method).__name__} that differs from itself in Python by {apart:.3g}"
+                )
+
+    def _in_python(self, program: Program, *arguments: Any) -> Any:
+        """What the program returns, not counted."""
+        oracle = self._oracle
+        before = dict(oracle.calls), dict(oracle.examples)
+        found = program(*arguments)
+        oracle.calls, oracle.examples = before
+        return found
+
+    def _count(self, steps: int) -> None:
         for counted, more in zip((self._oracle.calls, self._oracle.examples), self._counts, strict=True):
             for call, count in more.items():
-                counted[call] += count
-        with torch.no_grad():
-            step: Step = self._program(phi, state, seen)
-        return step
+                counted[call] += steps * count
+
+
+def _filled(tree: Any, tensors: Sequence[Tensor]) -> Any:
+    """The tree with these tensors in place of its own."""
+    left = iter(tensors)
+    return map_tensors(lambda _: next(left), tree)
+
+
+def _require_tensors(state: Any, method: Method) -> None:
+    if held := [x for x in pytree.tree_leaves(state) if x is not None and not isinstance(x, Tensor)]:
+        raise ValueError(
+            f"expected a state of tensors with compile=True, got {type(method).__name__}, whose state holds "
+            f"{held[0]!r}: in a compiled step it would stay what it is"
+        )

@@ -23,7 +23,7 @@ from convergence import budget
 from convergence.arguments import integer
 from convergence.batches import Batches
 from convergence.chunks import Joined, pieces, step_in_chunks
-from convergence.compiled import CompiledSteps
+from convergence.compiled import BLOCK, CompiledSteps
 from convergence.method import Method, Step
 from convergence.needs import require
 from convergence.optimisers import MakeOptimizer, Optimised, require_upper_step
@@ -171,16 +171,19 @@ class _Asked:
         if memory is None:
             if self.compile or self.device.type != "cpu" or count * len(self.iterations) < _WORTH_MEASURING:
                 return most
-            return most._replace(replicas=budget.within_caches(self._sizes(most, [], data)))
-        found = budget.within(memory, self._sizes(most, self.probes, data), name=type(self.method).__name__)
+            return most._replace(replicas=budget.within_caches(self._sizes(most, data)))
+        found = budget.within(memory, self._sizes(most, data), name=type(self.method).__name__)
         return found._replace(replicas=None) if self.replicas is None else found
 
-    def _sizes(self, most: Chunks, probes: list[Probe], data: Problem) -> budget.Sizes:
-        short = replace(
-            self, iterations=self.iterations[:2], probes=probes, probe_every=1, stop_at={}, need_references=False
-        )
+    def _sizes(self, most: Chunks, data: Problem) -> budget.Sizes:
+        short = replace(self, iterations=self.iterations[:2], probe_every=1, stop_at={}, need_references=False)
+
+        def of(asked: _Asked) -> Callable[[int, int], Result]:
+            return lambda replicas, tasks: asked.part(0, None if self.replicas is None else replicas, tasks)
+
         return budget.Sizes(
-            short=lambda replicas, tasks: short.part(0, None if self.replicas is None else replicas, tasks),
+            short=of(short),
+            bare=of(replace(short, probes=[])),
             replicas=self.replicas or 1,
             batch=most.tasks or 1,
             rows=len(self.iterations) // self.probe_every + 1,
@@ -215,7 +218,7 @@ class _Asked:
         seeds = tuple(self.seed + at + r for r in range(replicas or 1))
         oracle = Oracle(self.problem, replicas=replicas, seeds=seeds)
         batches = Batches(oracle, seeds, self.batch, replacement=self.replacement, device=self.device, dtype=self.dtype)
-        recorder = Recorder(self.probes, self.stop_at, lead=lead, device=self.device)
+        recorder = Recorder(self.probes, self.stop_at, every=self.probe_every, lead=lead, device=self.device)
         loop = _Loop(
             self.method,
             oracle,
@@ -225,13 +228,15 @@ class _Asked:
             recorder,
             Running(lead, self.device),
             compiled=self.compile,
+            need_references=self.need_references,
             tasks=None if tasks is None or tasks >= (self.batch or self.problem.tasks or 1) else tasks,
         )
         began = time.perf_counter()
-        for t in self.iterations:
-            if not loop.iteration(t, probing=t % self.probe_every == 0, need_references=self.need_references):
-                break
-            advance()
+        t = self.iterations.start
+        while t < self.iterations.stop and loop.running.any:
+            before, t = t, loop.go_on(t, self.iterations.stop)
+            for _ in range(before, t):
+                advance()
         return Result(
             phi=loop.phi,
             trace=recorder.traces(),
@@ -295,13 +300,15 @@ class _Loop:
         running: Running,
         *,
         compiled: bool,
+        need_references: bool,
         tasks: int | None,
     ):
         self.method, self.oracle, self.batches, self.phi = method, oracle, batches, phi
-        self.compile_seconds = 0.0
-        self._compile, self._tasks = compiled, tasks
-        self._compiled: CompiledStep | None = None
         self.recorder, self.running = recorder, running
+        self._need_references, self._tasks = need_references, tasks
+        self._compiled = CompiledSteps(method, oracle, batches) if compiled else None
+        # On a GPU each turn of a compiled loop would wait for the host
+        self._blocks = self._compiled if optimizer is None and running.which.device.type == "cpu" else None
         self.state = method.start(oracle, phi)
         self._snapshot: Snapshot | None = None
         self._optimised: Optimised | None = None
@@ -310,42 +317,56 @@ class _Loop:
         else:
             self._optimised = Optimised(method, phi, optimizer, replicas=oracle.replicas is not None)
 
-    def iteration(self, t: int, *, probing: bool, need_references: bool) -> bool:
-        """One upper iteration of the replicas that run; False where none is left. Raises ReferenceFailed if asked."""
+    @property
+    def compile_seconds(self) -> float:
+        """What compiling took."""
+        return 0.0 if self._compiled is None else self._compiled.seconds
+
+    def go_on(self, t: int, end: int) -> int:
+        """From iteration t on, of the replicas that run: one, or all before the next that is probed in one program.
+
+        The number of the iteration after them. Raises ReferenceFailed if asked.
+        """
         oracle, running, recorder = self.oracle, self.running, self.recorder
         snapshot = Snapshot.after(self._snapshot, oracle.problem, oracle, oracle.replicas, t, self.phi)
         self._snapshot = snapshot
-        if probing and not running.stop(recorder.of_phi(snapshot, running), Status.CONVERGED):
+        if recorder.probes(t) and not running.stop(recorder.of_phi(snapshot, running), Status.CONVERGED):
             recorder.no_step()
-            return False
-        oracle.begin(t)
+            return t
+        after = t + 1 if self._blocks is None or recorder.probes_step(t) else min(recorder.next(t, end), t + BLOCK)
+        if self._blocks is not None and after > t + 1:
+            seen = [self.batches.seen(k) for k in range(t, after)]
+            self.phi, self.state = self._blocks.steps(self.phi, self.state, seen, running)
+        else:
+            self._iteration(t, snapshot)
+        if self._need_references:
+            snapshot.require_references(running.which)
+        return after
+
+    def _iteration(self, t: int, snapshot: Snapshot) -> None:
+        running, recorder = self.running, self.recorder
+        self.oracle.begin(t)
         seen = self.batches.seen(t)
         step = self._step(seen)
         if self._optimised is not None:
             step = step._replace(phi=self._optimised.from_point(self.phi, step.direction))
         snapshot.step = step
-        if probing and recorder.watches_steps:
+        if recorder.probes_step(t):
             snapshot.tasks = self.batches.of(seen)
-        reached = recorder.of_step(snapshot, running) if probing else None
+        reached = recorder.of_step(snapshot, running) if recorder.probes(t) else None
         failure = failure_of(step, running.which)
-        if not running.stop(failure > 0, failure):
-            return False
-        if need_references:
-            snapshot.require_references(running.which)
-        self.phi, self.state = running.keep(step.phi, self.phi), running.keep(step.state, self.state)
-        running.completed()
-        return running.stop(reached, Status.CONVERGED)
+        if running.stop(failure > 0, failure):
+            self.phi, self.state = running.keep(step.phi, self.phi), running.keep(step.state, self.state)
+            running.completed()
+            running.stop(reached, Status.CONVERGED)
 
     def _step(self, seen: Any) -> Step:
         if self._tasks is not None:
             parts = pieces(self.batches, seen, self._tasks)
             return step_in_chunks(self.method, self.oracle, self.phi, parts, self.state)
-        if not self._compile:
-            return self.method.step(self.oracle, self.phi, self.batches.of(seen), self.state)
-        if self._compiled is None:
-            self._compiled = CompiledStep(self.method, self.oracle, self.batches, self.phi, self.state, seen)
-            self.compile_seconds = self._compiled.seconds
-        return self._compiled(self.phi, seen, self.state)
+        if self._compiled is not None:
+            return self._compiled.step(self.phi, self.state, seen)
+        return self.method.step(self.oracle, self.phi, self.batches.of(seen), self.state)
 
 
 # ---- before the loop

@@ -4,39 +4,33 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from convergence.method import Step
 from convergence.probes import PROBES, Probe, Snapshot
 from convergence.status import Status
 from convergence.trees import map_tensors
 
 
-class Running:
-    """Which replicas still run (`which`, the shape of the replica axes), how the others ended, iterations completed."""
+class Going(NamedTuple):
+    """Which replicas still run, the Status code of each, iterations completed; all of the shape of the replica axes."""
 
-    def __init__(self, lead: tuple[int, ...], device: torch.device):
-        self.which = torch.ones(lead, dtype=torch.bool, device=device)
-        self.completed = torch.zeros(lead, dtype=torch.int64, device=device)
-        self._status = torch.full(lead, Status.MAX_ITERATIONS, dtype=torch.int32, device=device)
-        self._all = True  # spares the masking of stopped replicas until one has stopped
+    which: Tensor
+    status: Tensor
+    completed: Tensor
 
-    def stop(self, which: Tensor | None, status: Tensor | Status) -> bool:
-        """End these replicas with this status (None: none of them); return whether any runs on."""
-        if which is not None and bool(which.any()):
-            ended = which & self.which
-            codes = torch.as_tensor(status, dtype=torch.int32, device=ended.device)
-            self._status = torch.where(ended, codes, self._status)
-            self.which = self.which & ~ended
-            self._all = bool(self.which.all())
-        return self._all or bool(self.which.any())
+    def after(self, step: Step) -> Going:
+        """After this step: replicas in which it failed have stopped, the others have completed one iteration more."""
+        failure = failure_of(step, self.which)
+        which = self.which & (failure == 0)
+        status = torch.where(self.which, torch.where(failure > 0, failure, self.status), self.status)
+        return Going(which, status, self.completed + which)
 
     def keep(self, new: Any, old: Any) -> Any:
         """A tree of new tensors, with the old ones in the replicas that have stopped (the leading axis)."""
-        if self._all:
-            return new
 
         def choose(after: Tensor, before: Tensor) -> Tensor:
             mask = self.which.view(*self.which.shape, *(1,) * (after.dim() - self.which.dim()))
@@ -44,32 +38,102 @@ class Running:
 
         return map_tensors(choose, new, old)
 
+
+class Running:
+    """Which replicas still run (`which`, the shape of the replica axes), how the others ended, iterations completed."""
+
+    def __init__(self, lead: tuple[int, ...], device: torch.device):
+        self.going = Going(
+            torch.ones(lead, dtype=torch.bool, device=device),
+            torch.full(lead, Status.MAX_ITERATIONS, dtype=torch.int32, device=device),
+            torch.zeros(lead, dtype=torch.int64, device=device),
+        )
+        self._all = True  # spares the masking of stopped replicas until one has stopped
+
+    @property
+    def which(self) -> Tensor:
+        """The replicas that run."""
+        return self.going.which
+
+    def stop(self, which: Tensor | None, status: Tensor | Status) -> bool:
+        """End these replicas with this status (None: none of them); return whether any runs on."""
+        if which is not None and bool(which.any()):
+            ended = which & self.which
+            codes = torch.as_tensor(status, dtype=torch.int32, device=ended.device)
+            status = torch.where(ended, codes, self.going.status)
+            self.took(self.going._replace(which=self.which & ~ended, status=status))
+        return self.any
+
+    def took(self, going: Going) -> None:
+        """These run, ended and completed after some more iterations."""
+        self.going, self._all = going, bool(going.which.all())
+
+    def completed(self) -> None:
+        """Those that run have completed one iteration more."""
+        self.going = self.going._replace(completed=self.going.completed + self.which)
+
+    @property
+    def any(self) -> bool:
+        """Whether any runs on."""
+        return self._all or bool(self.which.any())
+
+    def keep(self, new: Any, old: Any) -> Any:
+        """A tree of new tensors, with the old ones in the replicas that have stopped (the leading axis)."""
+        return new if self._all else self.going.keep(new, old)
+
     @property
     def ends(self) -> tuple[Status, ...]:
         """The status of each replica."""
-        return tuple(Status(code) for code in self._status.reshape(-1).tolist())
+        return tuple(Status(code) for code in self.going.status.reshape(-1).tolist())
 
     @property
     def counts(self) -> tuple[int, ...]:
         """The iterations that each replica completed."""
-        return tuple(self.completed.reshape(-1).tolist())
+        return tuple(self.going.completed.reshape(-1).tolist())
+
+
+def failure_of(step: Step, which: Tensor) -> Tensor:
+    """The worst Status code of each replica's step, 0 where it went well; NON_FINITE where phi is not finite."""
+    finite = [torch.isfinite(tensor).reshape(*which.shape, -1).all(-1) for tensor in step.phi.values()]
+    wild = torch.where(torch.stack(finite).all(0), 0, Status.NON_FINITE)
+    return torch.maximum(step.failure.amax(-1), wild).int()
 
 
 class Recorder:
     """Traces of probes, NaN in replicas that have stopped; tells which replicas meet a stopping threshold."""
 
     def __init__(
-        self, probes: Sequence[Probe], thresholds: Mapping[str, float], *, lead: tuple[int, ...], device: torch.device
+        self,
+        probes: Sequence[Probe],
+        thresholds: Mapping[str, float],
+        *,
+        every: int,
+        lead: tuple[int, ...],
+        device: torch.device,
     ):
         self.probed_at: list[int] = []
+        self._every = every
         self._probes, self._thresholds = probes, thresholds
         self._lead, self._device = lead, device
         self._values: dict[str, list[Tensor]] = {probe.name: [] for probe in probes}
-        self.watches_steps = any(probe.of_step for probe in probes)
+        self._watches_steps = any(probe.of_step for probe in probes)
+
+    def probes(self, t: int) -> bool:
+        """Whether iteration t is measured."""
+        return t % self._every == 0
+
+    def probes_step(self, t: int) -> bool:
+        """Whether its step is."""
+        return self._watches_steps and self.probes(t)
+
+    def next(self, t: int, end: int) -> int:
+        """The next iteration that is measured, or the end."""
+        return end if not self._probes else min(end, t - t % self._every + self._every)
 
     def of_phi(self, snapshot: Snapshot, running: Running) -> Tensor | None:
         """Measure the probes of phi; the replicas that meet every threshold among them, None where there is none."""
-        self.probed_at.append(snapshot.iteration)
+        if self._probes:
+            self.probed_at.append(snapshot.iteration)
         return self._record(snapshot, running, of_step=False)
 
     def of_step(self, snapshot: Snapshot, running: Running) -> Tensor | None:

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import torch
 from torch._inductor.exc import InvalidCxxCompiler
 
 from convergence import (
@@ -109,3 +110,59 @@ def test_without_a_compiler_one_sentence_says_so(monkeypatch):
     monkeypatch.setattr("convergence.compiled.torch.compile", lambda program, **options: missing)
     with pytest.raises(ValueError, match=r"expected a C\+\+ compiler .* for compile=True, got none"):
         run(QUADRATIC, WARM, iterations=2, probes=(), compile=True)
+
+
+@needs_a_compiler
+@pytest.mark.parametrize(
+    ("problem", "options"),
+    [
+        (QUADRATIC, {"batch": 3}),
+        (QUADRATIC, {"batch": 2, "replicas": 3, "replacement": True}),
+        (QUADRATIC, {"batch": 3, "probes": ("value",), "probe_every": 7, "stop_at": {"grad_norm_sq": 1e-4}}),
+        (LOGISTIC, {"batch": 2, "replicas": 2}),
+    ],
+    ids=["single", "replicas", "probes now and then, and a threshold", "automatic derivatives"],
+)
+def test_many_iterations_in_one_program_are_the_run(problem, options):
+    options = {"probes": (), **options}
+    eager, compiled = (run(problem, WARM, iterations=150, seed=2, compile=way, **options) for way in (False, True))
+    for name, tensor in eager.phi.items():
+        assert_near(compiled.phi[name], tensor, within=1e-12)
+    for ours, theirs in zip(compiled.state, eager.state, strict=True):
+        assert_near(ours, theirs, within=1e-12)
+    for name, values in eager.trace.items():
+        assert_near(compiled.trace[name], values, within=1e-12)
+    assert torch.equal(compiled.probed_at, eager.probed_at)
+    assert (compiled.calls, compiled.examples) == (eager.calls, eager.examples)
+    assert (compiled.statuses, compiled.iterations_of) == (eager.statuses, eager.iterations_of)
+
+
+@needs_a_compiler
+def test_replicas_that_fail_in_the_middle_of_a_program_stop_there_and_the_others_go_on():
+    fast = MemoryReduced(lower_steps=2, cg_steps=2, upper_step_size=3.0)
+    phi0 = {"phi": torch.tensor([[1.0, 2.0, 3.0], [1e300, 1e300, 1e300], [1e150, 0.0, 0.0]], dtype=torch.float64)}
+    eager, compiled = (
+        run(QUADRATIC, fast, iterations=200, replicas=3, phi0=phi0, probes=(), raise_on_failure=False, compile=way)
+        for way in (False, True)
+    )
+    assert len(set(eager.iterations_of)) == 3
+    assert (compiled.statuses, compiled.iterations_of) == (eager.statuses, eager.iterations_of)
+    assert compiled.calls == eager.calls
+
+
+class _Remembers(Quadratic):
+    """Its lower level changes with every look at it."""
+
+    looks = 0
+
+    def lower_gradient(self, features, theta, tasks):
+        type(self).looks += 1
+        return super().lower_gradient(features, theta, tasks) * (1 + 0.01 * self.looks)
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("probes", [(), ("grad_norm_sq",)], ids=["many", "one"])
+def test_a_step_that_looks_at_more_than_its_arguments_is_refused(probes):
+    problem = _Remembers(*(QUADRATIC.data[name] for name in ("A", "C", "b", "Q", "u", "R", "w")))
+    with pytest.raises(ValueError, match=r"looks at phi, the tasks and its state alone .* differs from itself"):
+        run(problem, WARM, iterations=5, probes=probes, compile=True)
