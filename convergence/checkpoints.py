@@ -26,7 +26,7 @@ def write(path: Path, config: Mapping[str, Any], state: Mapping[str, Any]) -> No
     """
     content = {"config": dict(config), "state": dict(state)}
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **content, "sha256": _digest(content)}, buffer)
+    torch.save({"format": FORMAT, **content, "sha256": digest(content)}, buffer)
     write_atomically(path, buffer.getvalue())
 
 
@@ -58,9 +58,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if content["format"] != FORMAT:
         raise ValueError(f"expected a checkpoint of format {FORMAT} in {path}, got format {content['format']!r}")
     config, state, said = (content.get(name) for name in _PARTS)
-    if not (isinstance(config, dict) and isinstance(state, dict)) or said != _digest(
-        {"config": config, "state": state}
-    ):
+    if not (isinstance(config, dict) and isinstance(state, dict)) or said != digest({"config": config, "state": state}):
         raise _corrupt(path)
     return config, state
 
@@ -69,7 +67,7 @@ def _corrupt(path: Path) -> ValueError:
     return ValueError(f"expected a whole checkpoint in {path}, got a file that is truncated or corrupt")
 
 
-def _digest(tree: Any) -> str:
+def digest(tree: Any) -> str:
     """SHA-256 over the names, types and bytes of all that is in the tree."""
     found = hashlib.sha256()
     _update(found, tree)

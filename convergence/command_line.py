@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from typing import NoReturn, TypeVar
 
 import typer
 
+from convergence.distributed.ranks import RankLost
+
 WRONG_USAGE = 2
 INTERRUPTED = 130
+LOST = 1  # a rank of several: not a verdict either, but torchrun makes 1 of every status
 BROKEN = 70  # a defect of this package or of what it runs: neither a verdict nor wrong usage
+_PATIENCE = 3.0  # seconds
 T = TypeVar("T")
 
 
@@ -35,7 +41,8 @@ def named(catalogue: Mapping[str, T], name: str, kind: str) -> T:
 def main(app: typer.Typer) -> None:
     """Run the command line; wrong usage ends in one line on standard error and exit status 2, a defect with 70.
 
-    A KeyboardInterrupt ends with 130. A message that holds a list, on indented lines, keeps its lines.
+    A KeyboardInterrupt ends with 130, the loss of a rank with 1. A message that holds a list, on indented lines, keeps
+    its lines. Where torchrun has started several processes, what all of them have to say is said by the first.
     """
     try:
         code = app(standalone_mode=False)  # some releases of Typer return the exit status, others raise it
@@ -46,6 +53,10 @@ def main(app: typer.Typer) -> None:
         _end(INTERRUPTED)
     except (ValueError, TypeError, OSError) as error:
         _refuse(str(error))
+    except RankLost as error:
+        if own_rank() == error.speaker:
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(LOST)
     except ModuleNotFoundError as error:
         if error.name is not None:  # a failed import; without a name it is our own sentence on an extra
             _break()
@@ -56,6 +67,17 @@ def main(app: typer.Typer) -> None:
         _refuse(error.format_message())
 
 
+def own_rank() -> int:
+    """Which of the processes that torchrun has started this is; 0 without it."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def _after_the_first() -> None:
+    """Wait where another process may be about to say the same: torchrun ends this one when that one has ended."""
+    if own_rank() > 0:
+        time.sleep(_PATIENCE)
+
+
 def _end(code: int) -> None:
     if code == INTERRUPTED:  # what Typer makes of a KeyboardInterrupt, without a word
         print("interrupted", file=sys.stderr)
@@ -63,6 +85,7 @@ def _end(code: int) -> None:
 
 
 def _break() -> NoReturn:
+    _after_the_first()
     traceback.print_exc()
     sys.exit(BROKEN)
 
@@ -71,5 +94,6 @@ def _refuse(message: str) -> None:
     lines = message.splitlines()
     if not any(line[:1].isspace() for line in lines):
         lines = [" ".join(message.split())]
+    _after_the_first()
     print("error: " + "\n".join(lines), file=sys.stderr)
     sys.exit(WRONG_USAGE)

@@ -69,10 +69,15 @@ class Asked:
         open_ = {name for name, value in self.as_json().items() if value is None or value is False}
         return replace(self, **{name: getattr(held, name) for name in open_})
 
-    def splits(self) -> Splits:
-        """The images."""
+    def splits(self, *, progress: bool = True) -> Splits:
+        """The images; `progress` as `data_sets.images` takes it."""
         return data_sets.images(
-            self.data, root=self.root, size=self.size, classes=self.classes, images_per_class=self.images_per_class
+            self.data,
+            root=self.root,
+            size=self.size,
+            classes=self.classes,
+            images_per_class=self.images_per_class,
+            progress=progress,
         )
 
     def network(self) -> Embedding:

@@ -7,10 +7,11 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -22,6 +23,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from convergence.command_line import LOST
+from convergence.distributed.ranks import TIMEOUT, RankLost, Ranks, launched, restarted
 from convergence.files import write_atomically
 from convergence.recipes import RECIPES, Recipe
 from convergence.training import Evaluation, Plan, Trained, TrainingFailed, load
@@ -34,11 +37,13 @@ from convergence.training.interrupts import Interrupts
 from convergence.training.live import ending, live
 from convergence.training.plan import DTYPES, OPTIMIZERS, SCHEDULES
 from convergence.training.run_folder import RunFolder
-from problems.few_shot import EMBEDDINGS, SEMANTICS, Augmentation, EpisodeList
+from problems.few_shot import EMBEDDINGS, SEMANTICS, Augmentation, EpisodeList, Splits
 
 TRAIN_HELP = (
-    "Exit status: 0 trained, 1 BREAKDOWN or NON_FINITE, or out of memory, 2 wrong usage, or a file that cannot be read "
-    "or written (a full disk), 130 or 143 interrupted, in training with a checkpoint."
+    "Under torchrun the tasks of every batch are spread over the ranks; so are --seeds, where there are as many: "
+    "torchrun --nproc-per-node=2 --max-restarts=3 -m convergence train ... ; a restart goes on from the checkpoint.\n\n"
+    "Exit status: 0 trained, 1 BREAKDOWN or NON_FINITE, out of memory, or a rank lost, 2 wrong usage, or a file that "
+    "cannot be read or written (a full disk), 130 or 143 interrupted, in training with a checkpoint."
 )
 EVALUATE_HELP = (
     "Exit status: 0 judged, 1 out of memory, 2 wrong usage, or a file that cannot be read or written (a full disk: the "
@@ -96,6 +101,7 @@ def train(
     validation_episodes: Annotated[int, typer.Option(help="Fixed episodes of a validation.")] = 100,
     patience: Annotated[int | None, typer.Option(help="End after so many validations without a better one.")] = None,
     checkpoint_every: Annotated[int, typer.Option(help="Iterations between checkpoints.")] = 50,
+    rank_timeout: Annotated[float, typer.Option(help="Seconds that ranks wait for each other (torchrun).")] = TIMEOUT,
 ) -> None:
     """Train a network on few-shot episodes; the iterate that validates best is kept. Test episodes are not touched.
 
@@ -104,13 +110,15 @@ def train(
     wanted = over_seeds.given(seeds, context.args)
     if wanted is not None and seed is not None:
         raise ValueError(f"expected --seed or --seeds, got both (--seed {seed})")
-    with _options_named():
+    with _options_named(), launched(device, timeout=rank_timeout) as ranks:
         asked, plan = _asked(context.params), _plan(context.params)
         if wanted is None:
-            _train_one(asked, {**plan, "seed": seed}, out, resume=resume)
+            held = ranks.from_first(lambda: restarted() and RunFolder(out).checkpoint.is_file())
+            _train_one(asked, {**plan, "seed": seed}, out, ranks, resume=resume or held)
         else:
-            _train_each(wanted, asked, plan, out, resume=resume)
-    _say(f"next: python -m convergence evaluate {shlex.quote(str(out))}")
+            _train_each(wanted, asked, plan, out, ranks, resume=resume or restarted())
+        if ranks.first:
+            _say(f"next: python -m convergence evaluate {shlex.quote(str(out))}")
 
 
 def evaluate(
@@ -174,30 +182,56 @@ def _plan(params: Mapping[str, Any]) -> dict[str, Any]:
     return found | {"augmentation": None if augmentation == Augmentation() else augmentation}
 
 
-def _train_each(seeds: list[int], asked: Asked, plan: Mapping[str, Any], out: Path, *, resume: bool) -> None:
-    """A run for each seed in a folder of its own, and a table of them."""
+def _train_each(
+    seeds: list[int], asked: Asked, plan: Mapping[str, Any], out: Path, ranks: Ranks, *, resume: bool
+) -> None:
+    """A run for each seed in a folder of its own, and a table of them. Each is one rank's, where there are enough."""
+    apart = ranks.size > 1 and len(seeds) >= ranks.size
     accuracies: dict[int, float] = {}
-    for seed in seeds:
-        folder = out / f"seed-{seed}"
-        held = (folder / "checkpoint.pt").is_file()
-        trained = _train_one(asked, {**plan, "seed": seed}, folder, resume=resume and held)
+    for seed in seeds[ranks.rank :: ranks.size] if apart else seeds:
+        folder, own = out / f"seed-{seed}", Ranks() if apart else ranks
+        held = own.from_first((folder / "checkpoint.pt").is_file)
+        trained = _train_one(
+            asked, {**plan, "seed": seed}, folder, own, resume=resume and held, shown=ranks.first, named=apart
+        )
         if trained.validated is not None:
             accuracies[seed] = trained.validated["validation_accuracy"]
-    if accuracies:
+    if apart:
+        found = {seed: accuracy for some in ranks.gather(accuracies) for seed, accuracy in some.items()}
+        accuracies = {seed: found[seed] for seed in seeds if seed in found}
+    if accuracies and ranks.first:
         Console(stderr=True).print(over_seeds.table(accuracies, "best validation"))
 
 
-def _train_one(asked: Asked, plan: Mapping[str, Any], out: Path, *, resume: bool) -> Trained:
-    """Train, write, and end the command where it was interrupted or failed."""
+def _train_one(
+    asked: Asked,
+    plan: Mapping[str, Any],
+    out: Path,
+    ranks: Ranks,
+    *,
+    resume: bool,
+    shown: bool = True,
+    named: bool = False,
+) -> Trained:
+    """Train, write, and end the command where it was interrupted or failed.
+
+    shown   whether progress is; named: whether lines start with the folder, where several processes write them
+    """
     recipe = asked.recipe()
     if resume:
-        asked, plan, recipe = _resumed(asked, plan, RunFolder(out))
+        asked, plan, recipe = _resumed(asked, plan, RunFolder(out), ranks)
     plan = {name: value for name, value in plan.items() if value is not None or name not in ("decay", "seed")}
-    network, splits = asked.network(), asked.splits()
+    shown = shown and ranks.first
+    network, splits = asked.network(), _splits(asked, ranks, shown=shown)
     label = f"{asked.method} on {asked.data}"
     hint = f"try --chunk 1, --low-memory or fewer --channels; what is in {out} is from before"
+
+    def say(line: str) -> None:
+        if ranks.first:
+            _say(f"{out}: {line}" if named else line)
+
     try:
-        with _in_memory(hint), Interrupts() as interrupts, live(label, plan["iterations"]) as watch:
+        with _in_memory(hint), Interrupts() as interrupts, _watching(label, plan["iterations"], shown=shown) as watch:
             trained = train_run(
                 recipe,
                 splits,
@@ -207,27 +241,59 @@ def _train_one(asked: Asked, plan: Mapping[str, Any], out: Path, *, resume: bool
                 labels=asked.as_json(),
                 stop=lambda: interrupts.received,
                 watch=watch,
+                ranks=ranks,
                 **plan,
             )
     except TrainingFailed as error:
-        _say(f"error: {error} The checkpoint in {out} is from before.")
+        say(f"error: {error} The checkpoint in {out} is from before.")
         raise typer.Exit(1) from error
-    try:
-        _draw(trained, label, out)
-    except OSError as error:
-        _say(f"warning: {error}")
-    if trained.end == "stopped" and interrupts.received is not None:
-        name = interrupts.received.name
-        _say(f"{name} after iteration {trained.iteration}: the same command with --resume goes on.")
-        raise typer.Exit(128 + interrupts.received)
-    _say(ending(trained))
+    except RankLost as error:
+        if ranks.rank == error.speaker:
+            _say(f"error: {error} The checkpoint in {out} is from before: the same command with --resume goes on.")
+        raise typer.Exit(LOST) from error
+    if ranks.first:
+        try:
+            _draw(trained, label, out)
+        except OSError as error:
+            say(f"warning: {error}")
+    if trained.end == "stopped":
+        received = interrupts.received or signal.SIGTERM  # another rank heard it first
+        say(f"{received.name} after iteration {trained.iteration}: the same command with --resume goes on.")
+        raise typer.Exit(128 + received)
+    say(ending(trained))
     return trained
 
 
-def _resumed(asked: Asked, plan: Mapping[str, Any], folder: RunFolder) -> tuple[Asked, dict[str, Any], Recipe]:
+def _splits(asked: Asked, ranks: Ranks, *, shown: bool) -> Splits:
+    """The images, drawn or converted by rank 0, after which the others on its machine find them in the cache."""
+    if not ranks.first:
+        ranks.gather(None)  # however long that takes
+        return asked.splits(progress=False)
+    found = asked.splits(progress=shown)
+    ranks.gather(None)
+    return found
+
+
+@contextmanager
+def _watching(label: str, iterations: int, *, shown: bool) -> Iterator[Callable[[Mapping[str, Any]], object]]:
+    """What hears of each iteration, and shows it on one rank alone."""
+    if not shown:
+        yield lambda row: None
+        return
+    with live(label, iterations) as watch:
+        yield watch
+
+
+def _resumed(
+    asked: Asked, plan: Mapping[str, Any], folder: RunFolder, ranks: Ranks
+) -> tuple[Asked, dict[str, Any], Recipe]:
     """What goes on with the run in the folder: an option that has no value here has that of the run."""
-    folder.require_checkpoint()
-    config = folder.config()
+
+    def read() -> dict[str, Any]:
+        folder.require_checkpoint()
+        return folder.config()
+
+    config = ranks.from_first(read)
     asked, held = asked.resumed(config["labels"]), Plan.from_json(config["plan"])
     filled = {name: getattr(held, name) if value is None or value is False else value for name, value in plan.items()}
     return asked, filled, asked.recipe(config["recipe"])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from convergence.arguments import integer
+from convergence.distributed.ranks import Ranks
 from convergence.oracle import Features, Oracle
 from convergence.training.plan import FewShotProblem
 from problems import Parameters, Tasks
@@ -73,12 +74,14 @@ def measure(
     chunk: int = 1,
     lower: bool = False,
     advance: Callable[[int], object] = lambda count: None,
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """The accuracy of a method (`adapt`) at phi on the first episodes of the problem's own, without any graph.
 
     chunk     episodes at a time, which bounds the memory
     lower     whether `Evaluation.lower` is wanted
     advance   called with the number of episodes done since the last call
+    ranks     each judges a stretch of the episodes, and all of them get the whole
 
     Raises ValueError on fewer than one episode, a chunk below one, and bn="running" before `FewShot.gather`; TypeError
     where the method has no `adapt`.
@@ -91,16 +94,27 @@ def measure(
         raise ValueError('expected statistics gathered for bn="running" (FewShot.gather), got none')
     oracle = Oracle(problem)
     device = next(iter(phi.values())).device
-    found = []
+    ranks = ranks or Ranks()
+    own, found = ranks.part(episodes), []
+    last = max(own.stop, own.start + 1)  # a rank without episodes judges one as well, which tells it what is measured
     with torch.no_grad():
-        for first in range(0, episodes, chunk):
-            tasks = problem.episodes.draw(torch.arange(first, min(first + chunk, episodes))).to(device)
+        for first in range(own.start, last, chunk):
+            tasks = problem.episodes.draw(torch.arange(first, min(first + chunk, last))).to(device)
             found.append(_judged(problem, oracle, method, phi, tasks, lower=lower))
             advance(len(tasks))
     columns = {name: torch.cat([each[name] for each in found]).cpu().double() for name in found[0]}
+    if ranks.size > 1:
+        columns = _of_all(columns, own, episodes, ranks)
     accuracies = columns.pop("accuracy")
     reduced = {name: _REDUCTIONS[name](column).item() for name, column in columns.items()}
     return Evaluation(accuracies=accuracies, split=problem.episodes.split, seed=problem.episodes.seed, lower=reduced)
+
+
+def _of_all(columns: dict[str, Tensor], own: slice, episodes: int, ranks: Ranks) -> dict[str, Tensor]:
+    """The columns of all episodes, from those of each rank's own."""
+    table = torch.zeros(len(columns), episodes, dtype=torch.float64)
+    table[:, own] = torch.stack(list(columns.values()))[:, : own.stop - own.start]
+    return dict(zip(columns, ranks.sum(table), strict=True))
 
 
 _REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {

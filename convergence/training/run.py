@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from convergence.chunks import Direction, direction_in_chunks
+from convergence.distributed.average import Counted, average, since
+from convergence.distributed.ranks import Ranks
 from convergence.memory import peak_bytes
 from convergence.needs import require
 from convergence.optimisers import Optimised
@@ -20,7 +22,7 @@ from convergence.status import Status
 from convergence.streams import generator
 from convergence.training.evaluation import Evaluation, measure, ready
 from convergence.training.plan import DTYPES, Plan
-from problems import Parameters
+from problems import Parameters, Tasks
 from problems.few_shot import Embedding, Splits
 
 Row = dict[str, Any]  # what is recorded of one iteration, of JSON's types
@@ -49,10 +51,14 @@ class Run:
     t): the state needs no generator. Raises ValueError where the problem lacks what the method needs, and where the
     method takes the upper step itself, or carries something from one iteration to the next (a warm start, which tasks
     drawn without end cannot have; a count of iterations).
+
+    On several ranks each takes a stretch of every batch, and of the episodes of every validation; d is averaged over
+    them in one all-reduce (`average`), and all else is the same everywhere. Then also RankLost is raised.
     """
 
-    def __init__(self, recipe: Recipe, splits: Splits, embedding: Embedding, plan: Plan):
-        self.recipe, self.plan = recipe, plan
+    def __init__(self, recipe: Recipe, splits: Splits, embedding: Embedding, plan: Plan, ranks: Ranks | None = None):
+        self.recipe, self.plan, self.ranks = recipe, plan, ranks or Ranks()
+        self._wished = False  # that the run stops: by any rank, as of the last message
         self.problem = plan.problem(recipe, plan.episodes(splits, "train"), embedding)
         require(recipe.method, self.problem)
         self.oracle = Oracle(self.problem, seeds=(plan.seed,))
@@ -91,14 +97,14 @@ class Run:
         """One iteration, and a validation where one is due; what is recorded of it.
 
         A validation asks `stop` after every chunk of its episodes: where that is true, the run is back in the state
-        before this iteration, and None is returned. Raises TrainingFailed where d or the new phi is not finite, or CG
-        broke down and the recipe does not allow it.
+        before this iteration, and None is returned. (On several ranks it is asked at the end of the iteration alone.)
+        Raises TrainingFailed where d or the new phi is not finite, or CG broke down and the recipe does not allow it.
         """
         began = time.perf_counter()
         number = self.iteration + 1
         before = copy.deepcopy(self.state()) if self.plan.validates_after(number) else None
         rate = self.optimised.optimizer.param_groups[0]["lr"]
-        found, peak = self._direction(metered=number == 1)
+        found, peak = self._direction(stop, metered=number == 1)
         length = _length(found.direction)
         self._require(found, length, number)
         self.optimised.step(found.direction)
@@ -128,11 +134,36 @@ class Run:
         self.metrics.append(row | {"seconds": round(self.seconds, 3)})
         return self.metrics[-1]
 
-    def _direction(self, *, metered: bool) -> tuple[Direction, int | None]:
+    def stops(self, stop: Callable[[], object]) -> bool:
+        """Whether to end here: what `stop` says, of several ranks what any of them said when the batch was averaged."""
+        return bool(stop()) if self.ranks.size == 1 else self._wished
+
+    def _direction(self, stop: Callable[[], object], *, metered: bool) -> tuple[Direction, int | None]:
         """d of this iteration's tasks, and the peak bytes where the meter, which costs time, is asked for."""
-        plan, device = self.plan, torch.device(self.plan.device)
-        tasks = self.problem.sample(plan.batch, generator(plan.seed, "tasks", self.iteration)).to(device)
+        plan, ranks, before = self.plan, self.ranks, Counted.by(self.oracle)
+        tasks = self.problem.sample(plan.batch, generator(plan.seed, "tasks", self.iteration))
         self.oracle.begin(self.iteration)
+        if ranks.size == 1:
+            return self._of_tasks(tasks, metered=metered)
+        own, found, peak = tasks[ranks.part(plan.batch)], None, None
+        if len(own):
+            found, peak = self._of_tasks(own, metered=metered)
+        if self.oracle.drew:
+            raise ValueError(
+                "expected a method that draws no numbers where tasks are spread over ranks, "
+                f"got {type(self.recipe.method).__name__}"
+            )
+        counted, share = since(self.oracle, before), len(own) / plan.batch
+        whole = average(ranks, self.phi, found, share=share, counted=counted, stop=bool(stop()))
+        for own_calls, then, more in zip((self.oracle.calls, self.oracle.examples), before, whole.counted, strict=True):
+            own_calls.update({call: then[call] + more[call] for call in then})
+        self._wished = whole.stop
+        return whole.direction, peak
+
+    def _of_tasks(self, tasks: Tasks, *, metered: bool) -> tuple[Direction, int | None]:
+        """d of these tasks, and the peak bytes."""
+        plan, device = self.plan, torch.device(self.plan.device)
+        tasks = tasks.to(device)
 
         def step() -> Direction:
             return direction_in_chunks(
@@ -166,14 +197,20 @@ class Run:
         def advance(count: int) -> None:
             nonlocal left
             left -= count
-            if left > 0 and stop():
+            if self.ranks.size == 1 and left > 0 and stop():
                 raise _Stopped
 
         plan, chunk = self.plan, self.plan.tasks_at_a_time
         problem = ready(self._validation, self.phi, self._gathering, chunk=chunk)
-        method = self.recipe.method
         return measure(
-            problem, method, self.phi, episodes=plan.validation_episodes, chunk=chunk, lower=True, advance=advance
+            problem,
+            self.recipe.method,
+            self.phi,
+            episodes=plan.validation_episodes,
+            chunk=chunk,
+            lower=True,
+            advance=advance,
+            ranks=self.ranks,
         )
 
     def _copy_of_phi(self) -> Parameters:

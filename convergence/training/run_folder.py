@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from convergence import checkpoints
 from convergence.described import described, require_same
-from convergence.files import write_atomically
+from convergence.files import locked, write_atomically
 from convergence.recipes import Recipe
 from convergence.training.plan import Plan
 from problems.few_shot import Embedding, ImageSet, Splits
@@ -82,35 +81,9 @@ class RunFolder:
         """A line of JSON an iteration."""
         return self.path / "metrics.jsonl"
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """The folder, made where there is none, to this process alone, until the end of it at the latest (flock).
-
-        Raises ValueError naming the process that holds it already, and where there is a file of this name.
-        """
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"expected a folder for the run, got the file {self.path}")
-        self.path.mkdir(parents=True, exist_ok=True)
-        path = self.path / ".lock"
-        while True:
-            with path.open("a+", encoding="utf-8") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    file.seek(0)
-                    raise ValueError(
-                        f"expected {self.path} for one process alone, got process {file.read().strip()} at work in it"
-                    ) from error
-                if not _is_at(file.fileno(), path):
-                    continue  # whoever held it has ended just now, and removed the file
-                try:
-                    file.truncate(0)
-                    file.write(f"{os.getpid()}\n")
-                    file.flush()
-                    yield
-                finally:
-                    path.unlink(missing_ok=True)
-                return
+    def locked(self) -> AbstractContextManager[None]:
+        """The folder to this process alone: see `files.locked`."""
+        return locked(self.path)
 
     def begin(self, config: Mapping[str, Any], state: Mapping[str, Any], *, resumed: bool) -> None:
         """Write the checkpoint, config.json and metrics.jsonl as of this state, and remove what a killed run left.
@@ -206,10 +179,3 @@ class RunFolder:
 
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row) + "\n"
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False

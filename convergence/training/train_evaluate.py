@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from convergence.distributed.ranks import Ranks
 from convergence.recipes import Recipe
 from convergence.streams import generator
 from convergence.training.evaluation import Evaluation, measure, ready
@@ -64,6 +67,7 @@ def train(
     labels: Mapping[str, Any] | None = None,
     stop: Callable[[], object] = lambda: False,
     watch: Callable[[Row], object] = lambda row: None,
+    ranks: Ranks | None = None,
     **plan: Any,
 ) -> Trained:
     """Train the network on the episodes of splits["train"]; choose the iterate on those of splits["validation"].
@@ -80,6 +84,8 @@ def train(
     stop        asked after each iteration whether to end there, with a checkpoint, and within a validation whether to
                 end before its iteration
     watch       called with what was recorded of each iteration
+    ranks       processes that train together, all of which call this with the same arguments: the run of one process up
+                to the order of sums; rank 0 alone writes. It goes on with any number of them
     plan        the fields of `Plan`: iterations=250, seed=0, batch=4, bn="task", device="cpu", ...
 
     Recorded of an iteration: iteration (from 1), loss (mean f_i at theta_K; None where the method does not evaluate
@@ -91,28 +97,38 @@ def train(
     Raises ValueError on arguments that do not fit each other, too few images in any split, a folder in which another
     process is at work, or that holds a run already (without resume), no checkpoint, a corrupt one, or one of another
     run (with it); TrainingFailed on BREAKDOWN, unless the recipe allows it, and on NON_FINITE, the last checkpoint
-    intact; OSError where the folder cannot be written.
+    intact, and RankLost likewise; OSError where the folder cannot be written.
     """
-    chosen = Plan(**plan)
+    chosen, ranks = Plan(**plan), ranks or Ranks()
     _require_episodes(chosen, splits)
-    run = Run(recipe, splits, embedding, chosen)
-    folder = None if out is None else RunFolder(Path(out))
+    run = Run(recipe, splits, embedding, chosen, ranks)
     config = described_run(recipe, splits, embedding, chosen, labels or {})
     if start is not None and not resume:
         run.restore(start)
-    if folder is None:
+    if out is None:
         if resume:
             raise ValueError("expected a folder out to resume from, got None")
         _advance(run, None, config, [watch], stop)
     else:
-        if resume:
-            folder.require_checkpoint()
-        with folder.locked():
-            if resume:
-                run.restore(folder.to_resume(config))
-            folder.begin(config, run.state(), resumed=resume)
-            _advance(run, folder, config, [watch, *folder.listeners(run.iteration)], stop)
+        folder = RunFolder(Path(out))
+        with ExitStack() as stack:
+            held = ranks.from_first(lambda: _opened(folder, config, stack, resume=resume))
+            if held is not None:
+                run.restore(held)
+            ranks.from_first(lambda: folder.begin(config, run.state(), resumed=resume))
+            writing = folder.listeners(run.iteration) if ranks.first else []
+            _advance(run, folder, config, [watch, *writing], stop)
     return _trained(recipe, splits, embedding, chosen, run.state())
+
+
+def _opened(
+    folder: RunFolder, config: Mapping[str, Any], stack: ExitStack, *, resume: bool
+) -> Mapping[str, Any] | None:
+    """The state to go on from; the folder is this process's until the stack is closed."""
+    if resume:
+        folder.require_checkpoint()
+    stack.enter_context(folder.locked())
+    return folder.to_resume(config) if resume else None
 
 
 def _require_episodes(plan: Plan, splits: Splits) -> None:
@@ -139,10 +155,10 @@ def _advance(
         if row is not None:
             for listen in listeners:
                 listen(row)
-        stopped = row is None or bool(stop())
+        stopped = row is None or run.stops(stop)
         due = stopped or run.end is not None or run.iteration % run.plan.checkpoint_every == 0
         if folder is not None and due:
-            folder.save(config, run.state())
+            run.ranks.from_first(partial(folder.save, config, run.state()))
 
 
 def load(folder: Path | str, recipe: Recipe, splits: Splits, *, embedding: Embedding, **changes: Any) -> Trained:
