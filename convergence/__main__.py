@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,15 +13,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from convergence import Method, Result, command_line, run
+from convergence import Method, Result, command_line
 from convergence.arguments import integer
 from convergence.catalogue import METHODS
 from convergence.command_line import named
+from convergence.distributed import launched, restarted, run
+from convergence.distributed.ranks import TIMEOUT
 from convergence.files import write_atomically
 from convergence.training import commands
-from problems import PROBLEMS, REAL_DATA, STOCHASTIC, Problem
+from convergence.training.interrupts import Interrupts
+from problems import LARGE, PROBLEMS, REAL_DATA, STOCHASTIC, Problem
 
-_INSTANCES = PROBLEMS | REAL_DATA | STOCHASTIC
+_INSTANCES = PROBLEMS | LARGE | REAL_DATA | STOCHASTIC
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich", no_args_is_help=True)
 
@@ -30,7 +34,10 @@ def group() -> None:
     """The memory-reduced algorithm on bilevel problems with known optima, and on few-shot classification."""
 
 
-@app.command(epilog="Exit status: 0 the run ended well, 1 it met BREAKDOWN or NON_FINITE, 2 wrong usage.")
+@app.command(
+    epilog="Exit status: 0 the run ended well, 1 it met BREAKDOWN or NON_FINITE, or a rank was lost, 2 wrong usage, "
+    "130 or 143 interrupted, with --keep when what it had reached was kept."
+)
 def solve(
     problem: Annotated[str, typer.Argument(help=f"One of: {', '.join(_INSTANCES)}.")],
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = "memory_reduced",
@@ -56,10 +63,16 @@ def solve(
         bool, typer.Option("--compile", help="Each iteration as one compiled program: seconds once, then faster.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write the result and its trace to this JSON file.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="Folder from which the run can go on.")] = None,
+    keep_every: Annotated[int, typer.Option(help="Iterations between two times of keeping.")] = 1000,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from what is kept.")] = False,
+    rank_timeout: Annotated[float, typer.Option(help="Seconds that ranks wait for each other (torchrun).")] = TIMEOUT,
 ) -> None:
     """Run a method on a problem and print what it reached.
 
-    Examples: python -m convergence solve quadratic --batch 4 --replicas 32 | python -m convergence solve huber
+    Examples: python -m convergence solve quadratic --batch 4 --replicas 32 | python -m convergence solve huber |
+    torchrun --nproc-per-node=2 --max-restarts=3 -m convergence solve quadratic --batch 4 --keep runs/quadratic
+    (tasks, or replicas, spread over ranks; a restart goes on from what is kept)
     """
     integer("--seed", seed, least=0)
     instance: Problem = named(_INSTANCES, problem, "problem")(seed)
@@ -79,24 +92,40 @@ def solve(
     chosen = _method(method, options | dict(_field(text) for text in others or ()))
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise ValueError(f"expected --out a file in an existing folder, got {out}")
-    result = run(
-        instance,
-        chosen,
-        iterations=iterations,
-        batch=batch,
-        replacement=replacement,
-        replicas=replicas,
-        stop_at=None if stop is None else {"grad_norm_sq": stop**2},
-        seed=seed,
-        device=device,
-        compile=compiled,
-        progress=Console().is_terminal,
-        raise_on_failure=False,
-    )
-    _print(result, problem, method)
-    if out is not None:
-        write_atomically(out, (json.dumps(_record(result), indent=2) + "\n").encode())
+    if resume and keep is None:
+        raise ValueError("expected --keep, the folder of the run to --resume, got none")
+    with launched(device, timeout=rank_timeout) as ranks, _interrupts(keep) as interrupts:
+        result = run(
+            instance,
+            chosen,
+            ranks=ranks,
+            iterations=iterations,
+            batch=batch,
+            replacement=replacement,
+            replicas=replicas,
+            stop_at=None if stop is None else {"grad_norm_sq": stop**2},
+            seed=seed,
+            device=device,
+            compile=compiled,
+            progress=Console().is_terminal,
+            raise_on_failure=False,
+            keep=keep,
+            keep_every=keep_every,
+            resume=resume or (keep is not None and restarted() and ranks.from_first((keep / "run.pt").is_file)),
+            stop=lambda: interrupts.received,
+        )
+    if ranks.first:
+        _print(result, problem, method)
+        if out is not None:
+            write_atomically(out, (json.dumps(_record(result), indent=2) + "\n").encode())
+    if interrupts.received is not None:
+        raise typer.Exit(128 + interrupts.received)
     raise typer.Exit(int(result.status.failed))
+
+
+def _interrupts(keep: Path | None) -> AbstractContextManager[Interrupts]:
+    """Where a run is kept, a signal ends it the next time that it is; else at once, as ever."""
+    return nullcontext(Interrupts()) if keep is None else Interrupts()
 
 
 _SEVERAL_SEEDS = {"allow_extra_args": True}  # --seeds 0 1 2: the option takes one, the rest are left over

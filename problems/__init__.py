@@ -1,7 +1,7 @@
 """Bilevel meta-learning problems with known optima."""
 
 from problems.base import Constants, Examples, Parameters, Problem, Tasks, Terms, map_parameters
-from problems.catalogue import COUNTEREXAMPLES, PROBLEMS, REAL_DATA, STOCHASTIC
+from problems.catalogue import COUNTEREXAMPLES, LARGE, PROBLEMS, REAL_DATA, STOCHASTIC
 from problems.counterexamples import HeavyTailed, LassoLower, QuarticLower, SingularLower
 from problems.embedded import Embedded
 from problems.heads import ProxHeads
@@ -22,6 +22,7 @@ from problems.wrapper import Wrapper
 
 __all__ = [
     "COUNTEREXAMPLES",
+    "LARGE",
     "PROBLEMS",
     "REAL_DATA",
     "STOCHASTIC",

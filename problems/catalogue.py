@@ -30,9 +30,6 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
         tasks=6, p=5, q=5, kappa=10.0, initialisation=True, seed=seed
     ),
     "quadratic-learned-start": lambda seed: LearnedStart(Quadratic.random(tasks=6, p=3, q=4, kappa=10.0, seed=seed)),
-    "structured-low-rank": lambda seed: Structured.random("low-rank", tasks=6, p=8, q=8, rank=2, kappa=10.0, seed=seed),
-    "structured-circulant": lambda seed: Structured.random("circulant", tasks=6, p=12, q=6, kappa=10.0, seed=seed),
-    "structured-sparse": lambda seed: Structured.random("sparse", tasks=6, p=12, q=6, kappa=10.0, seed=seed),
     "huber": lambda seed: Huber(horizon=20, kappa=10.0, dimension=4, coupled=True, tasks=4, seed=seed),
     "plateau": lambda seed: Plateau(horizon=20, kappa=10.0, dimension=4, coupled=True, tasks=4, seed=seed),
     "zigzag": lambda seed: Zigzag(horizon=20, kappa=10.0, dimension=3, tasks=2, seed=seed),
@@ -44,6 +41,13 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "prox-softmax": lambda seed: ProxSoftmax.random(tasks=5, classes=3, features=2, examples=20, prox=0.5, seed=seed),
     "representation": lambda seed: Representation.random(tasks=6, d=4, rank=2, examples=8, seed=seed),
     "prox-logistic": lambda seed: ProxLogistic.random(tasks=6, q=5, examples=20, seed=seed),
+}
+
+# Problems made for a million parameters
+LARGE: dict[str, Callable[[int], Problem]] = {
+    "structured-low-rank": lambda seed: Structured.random("low-rank", tasks=6, p=8, q=8, rank=2, kappa=10.0, seed=seed),
+    "structured-circulant": lambda seed: Structured.random("circulant", tasks=6, p=12, q=6, kappa=10.0, seed=seed),
+    "structured-sparse": lambda seed: Structured.random("sparse", tasks=6, p=12, q=6, kappa=10.0, seed=seed),
 }
 
 # Problems on data that scikit-learn brings along: they need the extra `data`

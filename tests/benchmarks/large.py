@@ -1,10 +1,10 @@
-"""Upper iterations at p = 1e6, q = 1e5, M = 1e4 on structured Hessians: memory and time against their laws, convergence.
+"""Upper iterations at p = 1e6, q = 1e5, M = 1e4 on structured Hessians: peaks and times against their laws.
 
 `python -m tests.benchmarks.large [cpu | cuda]` measures this alone and writes nothing. What an iteration must move is
 counted line by line of the pseudo-code (docs/large.md): each line reads its operands once and writes its result once.
-The time of that is what `Tensor.copy_` of vectors of the same sizes takes in the same process, a number read or written;
-several pairs in turn, so that they lie where those of an iteration do (of q numbers: in the outer cache of a CPU, not
-the inner one). Times are CPU seconds on one thread, on CUDA seconds by the clock, in rounds.
+The time of that is what `Tensor.copy_` of vectors of the same sizes takes in the same process for a number read or
+written; several pairs in turn, so that they lie where those of an iteration do (of q numbers: in the outer cache of a
+CPU, not the inner one). Times are CPU seconds on one thread, on CUDA seconds by the clock, in rounds.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def _peaks(name: str, problem: Structured, device: str) -> dict[str, Figure]:
 
     def whole_run(chunk: int | None) -> float:
         method = MemoryReduced(lower_steps=5, cg_steps=5, upper_step_size=0.1, warm_start=False)
-        options = {"iterations": 2, "batch": 10, "probes": (), "chunks": Chunks(tasks=chunk), "device": device}
-        return peak_bytes(lambda: run(problem, method, **options), device=device) / 8 / _law(10)
+        moves = partial(run, problem, method, iterations=2, batch=10, probes=(), device=device)
+        return peak_bytes(lambda: moves(chunks=Chunks(tasks=chunk)), device=device) / 8 / _law(10)
 
     cells = [iteration(*cell) for cell in ((1, 1, 2), (20, 5, 2), (5, 20, 2), (5, 5, 10))]
     return {

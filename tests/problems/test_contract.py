@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.func import grad, jacrev
 
 from convergence import MemoryReduced, Oracle, reference, run
-from problems import PROBLEMS as SYNTHETIC
 from problems import (
+    LARGE,
     REAL_DATA,
     STOCHASTIC,
     Constants,
@@ -33,10 +33,11 @@ from problems import (
     Tight,
     Wrapper,
 )
+from problems import PROBLEMS as SYNTHETIC
 from tests.independent import EPS, Dense, assert_near, norm
 from tests.strategies import normal
 
-PROBLEMS = SYNTHETIC | REAL_DATA | STOCHASTIC
+PROBLEMS = SYNTHETIC | LARGE | REAL_DATA | STOCHASTIC
 SEEDS = (0, 1, 2)
 BOUND_ONLY = ("structured-sparse", "L")  # by Gershgorin's circles; mu they have exactly
 PER_TASK = ("theta0", "lower", "upper", "lower_gradient", "lower_hvp", "upper_gradient", "lower_solution")
