@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -15,11 +16,12 @@ from typer.core import TyperGroup
 from convergence import command_line, resolve_device
 from convergence.arguments import integer
 from convergence.command_line import named
+from convergence.distributed import Ranks, launched
 from paper_checks import CLAIMS, Outcome, Setting, Verdict
 from paper_checks import falsify as search
 from paper_checks.bounds import BOUNDS
-from paper_checks.claim import worst
-from paper_checks.judging import one_by_one, side_by_side, use_threads
+from paper_checks.claim import Claim, silent, worst
+from paper_checks.judging import on_ranks, one_by_one, side_by_side, use_threads
 from paper_checks.report import Output, number, require_writable
 
 COLOURS = {Outcome.HOLDS: "green", Outcome.VIOLATED: "bold red", Outcome.INCONCLUSIVE: "yellow"}
@@ -86,7 +88,8 @@ def run(
 ) -> None:
     """Run claims, judge them and their controls, write the report.
 
-    Examples: python -m paper_checks | python -m paper_checks cg_rate memory --out two
+    Examples: python -m paper_checks | python -m paper_checks cg_rate memory --out two |
+    torchrun --nproc-per-node=2 -m paper_checks (claims spread over ranks; torchrun makes 1 of every status but 0)
     """
     claims = [named(CLAIMS, name, "claim") for name in dict.fromkeys(names or CLAIMS)]
     resolve_device(device)
@@ -94,11 +97,26 @@ def run(
     use_threads(threads)
     integer("--seed", seed, least=0)
     setting = Setting(scale=scale.value, seed=seed, device=device)
-    output = Output(out, [claim.name for claim in claims])
+    with launched(device) as ranks:
+        if ranks.size > 1 and jobs > 1:
+            raise ValueError(f"expected no --jobs where torchrun has started {ranks.size} processes, got {jobs}")
+        if not ranks.first:
+            deque(on_ranks(claims, setting, silent, ranks), maxlen=0)  # rank 0 hears of them
+            raise typer.Exit(0)
+        verdicts = _reported(claims, setting, Output(out, [claim.name for claim in claims]), ranks, jobs, threads)
+    raise typer.Exit(EXIT_CODES[worst(verdict.outcome for verdict in verdicts)])
+
+
+def _reported(
+    claims: list[Claim], setting: Setting, output: Output, ranks: Ranks, jobs: int, threads: int
+) -> list[Verdict]:
+    """The verdicts, printed and written down as they come."""
     console = Console()
     verdicts: list[Verdict] = []
     with console.status("") as status:
-        if jobs == 1:
+        if ranks.size > 1:
+            judged = on_ranks(claims, setting, status.update, ranks)
+        elif jobs == 1:
             judged = one_by_one(claims, setting, status.update)
         else:
             judged = side_by_side(claims, setting, status.update, jobs=jobs, threads=threads)
@@ -112,7 +130,7 @@ def run(
     verdicts.sort(key=lambda verdict: order[verdict.claim])
     console.print(_table(verdicts, wide=console.width >= 110))
     console.print(f"{output.folder / 'report.html'}", soft_wrap=True)
-    raise typer.Exit(EXIT_CODES[worst(verdict.outcome for verdict in verdicts)])
+    return verdicts
 
 
 @app.command(epilog="Exit status: 0 no bound is exceeded, 1 one is, 2 wrong usage.")

@@ -1,8 +1,10 @@
-"""Claims judged one after the other, or several at a time in processes of their own."""
+"""Claims judged one after the other, several at a time in processes of their own, or on several ranks."""
 
 from __future__ import annotations
 
 import multiprocessing
+import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import replace
@@ -10,6 +12,7 @@ from dataclasses import replace
 import torch
 from threadpoolctl import threadpool_limits
 
+from convergence.distributed import Ranks
 from paper_checks import CLAIMS
 from paper_checks.claim import Claim, Evidence, Setting, Verdict, silent
 
@@ -52,6 +55,42 @@ def side_by_side(
                 say(f"{len(waiting)} of {len(claims)} to go: {running}")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def on_ranks(claims: Sequence[Claim], setting: Setting, say: Callable[[str], None], ranks: Ranks) -> Iterator[Judged]:
+    """Each claim as rank 0 hears of it; whichever rank is free judges the next one. The other ranks hear of none.
+
+    Raises RuntimeError on rank 0 where a claim could not be judged on any.
+    """
+    waiting = dict(enumerate(claims))
+    while (number := ranks.ticket("claim")) < len(claims):
+        claim = claims[number]
+        say(f"{claim.name} ({number + 1} of {len(claims)}, on rank {ranks.rank}): {claim.title}")
+        if ranks.first:
+            yield waiting.pop(number), *_judge(claim.name, setting)
+            yield from _heard(waiting, ranks)
+        else:
+            ranks.put(f"judged/{number}", _judged_or_why_not(claim.name, setting))
+    while ranks.first and waiting:
+        say(f"{len(waiting)} of {len(claims)} to go: {', '.join(claim.name for claim in waiting.values())}")
+        time.sleep(0.1)
+        yield from _heard(waiting, ranks)
+
+
+def _judged_or_why_not(name: str, setting: Setting) -> tuple[Verdict, Evidence] | str:
+    try:
+        return _judge(name, setting)
+    except Exception:  # raised again by rank 0
+        return traceback.format_exc()
+
+
+def _heard(waiting: dict[int, Claim], ranks: Ranks) -> Iterator[Judged]:
+    """What other ranks have judged since, taken from what is waited for."""
+    for number in [number for number in waiting if ranks.ready(f"judged/{number}")]:
+        claim, outcome = waiting.pop(number), ranks.take(f"judged/{number}")
+        if isinstance(outcome, str):
+            raise RuntimeError(f"{claim.name} could not be judged on another rank:\n{outcome}")
+        yield claim, *outcome
 
 
 def _judge(name: str, setting: Setting) -> tuple[Verdict, Evidence]:

@@ -143,6 +143,11 @@ class Ranks:
         self.put(f"{name}/{self.rank}", value)
         return [self.take(f"{name}/{rank}") for rank in range(self.size)]
 
+    def ticket(self, name: str) -> int:
+        """0, 1, 2, ...: each number goes to one rank, that which asks first."""
+        assert self.store is not None
+        return self.store.add(name, 1) - 1
+
     # ---- when one is lost
 
     def _lost(self) -> RankLost:
