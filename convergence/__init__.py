@@ -1,6 +1,7 @@
 """The memory-reduced algorithm, its parts, and the tools that measure it."""
 
 from convergence.adaptive import Certified
+from convergence.budget import memory_limit
 from convergence.certificates import Certificate, certified_error
 from convergence.chunks import direction_in_chunks
 from convergence.composed import Composed
@@ -58,7 +59,7 @@ from convergence.oracle import Oracle
 from convergence.probes import PROBES, Probe, Snapshot
 from convergence.recipes import RECIPES, Recipe
 from convergence.reference import ReferenceFailed, reference
-from convergence.result import Result, RunFailed
+from convergence.result import Chunks, Result, RunFailed
 from convergence.status import Status
 
 __all__ = [
@@ -82,6 +83,7 @@ __all__ = [
     "Certificate",
     "Certified",
     "Checkpointed",
+    "Chunks",
     "ClosedForm",
     "Composed",
     "ConjugateGradient",
@@ -124,6 +126,7 @@ __all__ = [
     "Unrolled",
     "certified_error",
     "direction_in_chunks",
+    "memory_limit",
     "peak_bytes",
     "reference",
     "resolve_device",

@@ -31,6 +31,7 @@ from problems import Problem
 CACHE = 2**24
 
 _MEASUREMENTS = 4  # of a number, after that on one
+_COPIES = 3  # of shared data for each replica that one step may hold at a time
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -99,16 +100,24 @@ class Sizes:
     """What is to be cut into chunks: R replicas (1 where there are none), batches of so many tasks; what is kept.
 
     short   a run of two iterations on the first `replicas` and so many tasks at a time
+    bare    the same without probes
     rows    values that each trace of the whole run will have
+    shared  bytes of the data that all replicas see
     held    bytes that are there already, the data
     """
 
     short: Callable[[int, int], Result]
+    bare: Callable[[int, int], Result]
     replicas: int
     batch: int
     rows: int
+    shared: int
     held: Callable[[], int]
     device: torch.device
+
+    def step(self, replicas: int, tasks: int) -> int:
+        """Bytes of the short run without probes."""
+        return peak_bytes(lambda: self.bare(replicas, tasks), device=self.device)
 
     def peak(self, replicas: int, tasks: int) -> _Peak:
         """Of the whole run with so many at a time, from the short one. Raises OneBatch where tasks do not separate."""
@@ -153,6 +162,7 @@ def within(memory: int, sizes: Sizes, *, name: str) -> Chunks:
         first = sizes.peak(1, least)  # with what problems compute once
     except OneBatch as error:
         reason, least = f" ({error})", sizes.batch
+    if reason:  # not above, where the error still holds what the step had made
         first = sizes.peak(1, least)
     one = sizes.peak(1, least)
     needed = max(first.data + first.growing, one.total)  # the first time nothing is joined
@@ -164,14 +174,14 @@ def within(memory: int, sizes: Sizes, *, name: str) -> Chunks:
         )
     tasks = sizes.batch
     if least < sizes.batch:
-        found = _largest(lambda count: sizes.peak(1, count), one, sizes.batch, memory)
+        found = _largest(lambda count: sizes.peak(1, count), {1: one}, sizes.step(1, 1), sizes.batch, memory)
         for count, peak in found.items():
             _require_the_same(one, peak, count, name)
         tasks = max(found)
         one = found[tasks]
     if tasks < sizes.batch:
         return Chunks(1, even(tasks, sizes.batch), one.total)
-    found = _largest(lambda count: sizes.peak(count, tasks), one, sizes.replicas, memory)
+    found = _replicas(sizes, one, tasks, memory)
     replicas = max(found)
     return Chunks(even(replicas, sizes.replicas), tasks, found[replicas].total)
 
@@ -181,13 +191,30 @@ def even(size: int, whole: int) -> int:
     return math.ceil(whole / math.ceil(whole / size))
 
 
-def _largest(peak: Callable[[int], _Peak], one: _Peak, most: int, memory: int) -> dict[int, _Peak]:
-    """Numbers whose peak was measured and fits, one among them; by the secant through the last two.
+def _replicas(sizes: Sizes, one: _Peak, tasks: int, memory: int) -> dict[int, _Peak]:
+    """Numbers of replicas whose peak was measured and fits.
 
-    The first guess is safe: n at a time take at most n times what grows with one.
+    Two replicas can take more than twice as much as one: what they share is then copied for each, which an axis of
+    length one does without.
     """
-    found, low = {1: one}, 1
-    guess = min(most, 1 + (memory - one.total) // max(1, one.growing))
+    if one.data + one.joined + 2 * (one.growing + _COPIES * sizes.shared) > memory or sizes.replicas == 1:
+        return {1: one}
+    two = sizes.peak(2, tasks)
+    if two.total > memory:
+        return {1: one}
+    each = max(two.growing // 2, two.growing - one.growing)
+    return _largest(lambda count: sizes.peak(count, tasks), {1: one, 2: two}, each, sizes.replicas, memory)
+
+
+def _largest(
+    peak: Callable[[int], _Peak], found: dict[int, _Peak], each: int, most: int, memory: int
+) -> dict[int, _Peak]:
+    """Numbers whose peak was measured and fits, those found among them; by the secant through the last two.
+
+    `each` is at least what one more takes, so that the first guess is safe.
+    """
+    low = max(found)
+    guess = min(most, low + (memory - found[low].total) // max(1, each))
     for _ in range(_MEASUREMENTS):
         if guess <= low:
             break
@@ -212,7 +239,7 @@ def _require_the_same(one: _Peak, several: _Peak, count: int, name: str) -> None
 
 
 def within_caches(sizes: Sizes) -> int:
-    """How many replicas at a time touch `CACHE` bytes; from short runs on one replica and on three."""
-    sizes.peak(1, sizes.batch)  # and what problems compute once
-    one, three = (sizes.peak(count, sizes.batch).growing for count in (1, 3))
-    return max(1, min(sizes.replicas, int(2 * CACHE / max(1, three - one))))
+    """How many replicas at a time touch `CACHE` bytes, without probes; from short runs on one replica and on nine."""
+    sizes.bare(1, sizes.batch)  # and what problems compute once
+    one, nine = (sizes.step(count, sizes.batch) for count in (1, 9))
+    return even(max(1, min(sizes.replicas, int(8 * CACHE / max(1, nine - one)))), sizes.replicas)

@@ -187,6 +187,7 @@ class _Asked:
             replicas=self.replicas or 1,
             batch=most.tasks or 1,
             rows=len(self.iterations) // self.probe_every + 1,
+            shared=budget.resident(self.problem.data, device=self.device) if self.batch is None else 0,
             held=lambda: budget.resident(data, self.problem, self.phi0, device=self.device),
             device=self.device,
         )
