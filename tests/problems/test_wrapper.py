@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from convergence import MemoryReduced, run
-from problems import Minibatch, Noisy, Problem, ProxLogistic, Quadratic, Representation, Wrapper
+from problems import LearnedStart, Minibatch, Noisy, Problem, ProxLogistic, Quadratic, Representation, Wrapper
 from tests.twins import Endless, UserRidge
 
 PROBLEMS = {
@@ -24,8 +24,10 @@ WRAPPERS = {
     "wrapper": Wrapper,
     "noisy": lambda problem: Noisy(problem, lower=1.0, upper=1.0, upper_phi=1.0, hessian=1.0, cross=1.0),
     "minibatch": lambda problem: Minibatch(problem, lower=2, upper=2),
+    "learned-start": LearnedStart,
 }
-EXACT = {"wrapper": Wrapper, "noisy": Noisy, "minibatch": Minibatch}  # no noise, all examples in one block
+# No noise, all examples in one block, a start that implicit methods leave at zero
+EXACT = {"wrapper": Wrapper, "noisy": Noisy, "minibatch": Minibatch, "learned-start": LearnedStart}
 CASES = [(w, p) for w in WRAPPERS for p in PROBLEMS if w != "minibatch" or PROBLEMS[p]().examples]
 
 
