@@ -381,16 +381,17 @@ def map_parameters(function: Callable[..., Tensor], phi: Parameters, *others: Ma
     return {name: function(tensor, *(other[name] for other in others)) for name, tensor in phi.items()}
 
 
-def matvec(matrix: Tensor, vector: Tensor) -> Tensor:
+def matvec(matrix: Tensor, vector: Tensor, *, symmetric: bool = False) -> Tensor:
     """matrix @ vector for each task: (..., B, m, n) and (..., B, n) give (..., B, m); matrices may lack replica axes.
 
     A few small matrices are multiplied and summed, which stays on one thread (a batched product wakes them all, and
     waits for them on a busy machine). Many are a row vector times the transpose, which a batched product does twice as
     fast as the column (256 x 8 matrices of 20 x 20: 126 against 276 us; multiply and sum: 217); those that all
-    replicas share become one product for each task.
+    replicas share become one product for each task. Of `symmetric` matrices rows are added up rather than columns: a
+    quarter faster, and twice as fast where it is compiled, as whole rows fill a processor's vectors.
     """
     if max(matrix.numel(), matrix.shape[-2] * vector.numel()) <= _SMALL:
-        return (matrix * vector.unsqueeze(-2)).sum(-1)
+        return (matrix * vector.unsqueeze(-1)).sum(-2) if symmetric else (matrix * vector.unsqueeze(-2)).sum(-1)
     if matrix.dim() <= vector.dim():
         return torch.einsum("...ij,...j->...i", matrix, vector)
-    return (vector.unsqueeze(-2) @ matrix.mT).squeeze(-2)
+    return (vector.unsqueeze(-2) @ (matrix if symmetric else matrix.mT)).squeeze(-2)

@@ -141,7 +141,7 @@ class Quadratic(Problem):
 
     def lower(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
         """1/2 theta'A theta - theta'(C phi + b)."""
-        return (theta * (0.5 * matvec(tasks.A, theta) - features["linear"])).sum(-1)
+        return (theta * (0.5 * matvec(tasks.A, theta, symmetric=True) - features["linear"])).sum(-1)
 
     def upper(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
         """1/2 |theta - u|^2_Q + 1/2 |phi - w|^2_R."""
@@ -151,19 +151,19 @@ class Quadratic(Problem):
 
     def lower_gradient(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
         """A theta - (C phi + b)."""
-        return matvec(tasks.A, theta) - features["linear"]
+        return matvec(tasks.A, theta, symmetric=True) - features["linear"]
 
     def lower_hvp(self, features: Any, theta: Tensor, v: Tensor, tasks: Tasks) -> Tensor:
         """A v."""
-        return matvec(tasks.A, v)
+        return matvec(tasks.A, v, symmetric=True)
 
     def upper_gradient(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
         """Q (theta - u)."""
-        return matvec(tasks.Q, theta - tasks.u)
+        return matvec(tasks.Q, theta - tasks.u, symmetric=True)
 
     def surrogate_gradient(self, phi: Parameters, features: Any, theta: Tensor, v: Tensor, tasks: Tasks) -> Parameters:
         """mean_i [ R (phi - w) + C'v ]."""
-        direct = matvec(tasks.R, features["phi"] - tasks.w)
+        direct = matvec(tasks.R, features["phi"] - tasks.w, symmetric=True)
         return {"phi": (direct + matvec(tasks.C.mT, v)).mean(-2)}
 
     # ---- exact solutions, from means over the tasks computed once: no code shared with the calls above
@@ -245,7 +245,7 @@ class Quadratic(Problem):
 
 def _form(matrix: Tensor, vector: Tensor) -> Tensor:
     """|vector|^2 in the quadratic form of the matrix, for each task."""
-    return (vector * matvec(matrix, vector)).sum(-1)
+    return (vector * matvec(matrix, vector, symmetric=True)).sum(-1)
 
 
 def _largest_norm(matrices: Tensor) -> float:

@@ -115,11 +115,11 @@ class Representation(Problem):
 
     def lower_gradient(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
         """(U'SU + prox I) theta - U'S a."""
-        return matvec(features["hessian"], theta) - features["linear"]
+        return matvec(features["hessian"], theta, symmetric=True) - features["linear"]
 
     def lower_hvp(self, features: Any, theta: Tensor, v: Tensor, tasks: Tasks) -> Tensor:
         """(U'SU + prox I) v."""
-        return matvec(features["hessian"], v)
+        return matvec(features["hessian"], v, symmetric=True)
 
     def upper_gradient(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
         """U'(U theta - c)."""

@@ -58,7 +58,7 @@ class Shortened(Problem):
 
     def lower(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
         """1/2 theta'A theta - phi c'theta."""
-        return (theta * (0.5 * matvec(tasks.A, theta) - features["phi"].unsqueeze(-2) * tasks.c)).sum(-1)
+        return (theta * (0.5 * matvec(tasks.A, theta, symmetric=True) - features["phi"].unsqueeze(-2) * tasks.c)).sum(-1)
 
     def upper(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
         """h(c'theta / gamma)."""
@@ -66,11 +66,11 @@ class Shortened(Problem):
 
     def lower_gradient(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
         """A theta - phi c."""
-        return matvec(tasks.A, theta) - features["phi"].unsqueeze(-2) * tasks.c
+        return matvec(tasks.A, theta, symmetric=True) - features["phi"].unsqueeze(-2) * tasks.c
 
     def lower_hvp(self, features: Any, theta: Tensor, v: Tensor, tasks: Tasks) -> Tensor:
         """A v."""
-        return matvec(tasks.A, v)
+        return matvec(tasks.A, v, symmetric=True)
 
     def upper_gradient(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
         """h'(c'theta / gamma) c / gamma."""
