@@ -40,16 +40,17 @@ class TaskStream:
         """The indices of this iteration, int64, on the CPU."""
         block, row = divmod(iteration, self._block_length)
         if self._block[0] != block:
+            self._block = (-1, torch.empty(0))  # two blocks are never held
             self._block = (block, self._draw(block))
         rows = self._block[1][:, row]
         return rows[0] if self.single else rows
 
     def _draw(self, block: int) -> Tensor:
-        """(R, block length, B)."""
+        """(R, block length, B), one seed after the other: what is sorted stays in the caches."""
         shape = (self._block_length, self.batch if self.replacement else self.pool)
-        uniforms = np.empty((len(self.seeds), *shape))
-        for r, seed in enumerate(self.seeds):
-            np.random.default_rng([seed, _PURPOSES["tasks"], block]).random(out=uniforms[r])
-        if self.replacement:
-            return torch.from_numpy((uniforms * self.pool).astype(np.int64))
-        return torch.from_numpy(np.argsort(uniforms, axis=-1)[..., : self.batch].copy())
+        drawn = torch.empty(len(self.seeds), self._block_length, self.batch, dtype=torch.int64)
+        rows, uniforms = drawn.numpy(), np.empty(shape)
+        for row, seed in zip(rows, self.seeds, strict=True):
+            np.random.default_rng([seed, _PURPOSES["tasks"], block]).random(out=uniforms)
+            row[:] = uniforms * self.pool if self.replacement else uniforms.argsort(axis=-1)[:, : self.batch]
+        return drawn
