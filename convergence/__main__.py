@@ -15,6 +15,7 @@ from rich.table import Table
 
 from convergence import Method, Result, command_line
 from convergence.arguments import integer
+from convergence.budget import readable
 from convergence.catalogue import METHODS
 from convergence.command_line import named
 from convergence.distributed import launched, restarted, run
@@ -62,6 +63,9 @@ def solve(
     compiled: Annotated[
         bool, typer.Option("--compile", help="Each iteration as one compiled program: seconds once, then faster.")
     ] = False,
+    memory: Annotated[
+        str | None, typer.Option(help="As 2GiB: replicas, and tasks of a batch, so few at a time that the run fits.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the result and its trace to this JSON file.")] = None,
     keep: Annotated[Path | None, typer.Option(help="Folder from which the run can go on.")] = None,
     keep_every: Annotated[int, typer.Option(help="Iterations between two times of keeping.")] = 1000,
@@ -71,6 +75,7 @@ def solve(
     """Run a method on a problem and print what it reached.
 
     Examples: python -m convergence solve quadratic --batch 4 --replicas 32 | python -m convergence solve huber |
+    python -m convergence solve quadratic --batch 4 --replicas 4096 --memory 8MiB |
     torchrun --nproc-per-node=2 --max-restarts=3 -m convergence solve quadratic --batch 4 --keep runs/quadratic
     (tasks, or replicas, spread over ranks; a restart goes on from what is kept)
     """
@@ -107,6 +112,7 @@ def solve(
             seed=seed,
             device=device,
             compile=compiled,
+            memory=memory,
             progress=Console().is_terminal,
             raise_on_failure=False,
             keep=keep,
@@ -172,6 +178,11 @@ def _print(result: Result, problem: str, method: str) -> None:
     table.add_row(label, f"{last[0]:.6g}" if last else "not measured")
     for name, count in result.calls.items():
         table.add_row(f"{name} calls", f"{count}")
+    at_a_time = [
+        f"{count} {name}" for name, count in zip(("replicas", "tasks"), result.chunks[:2], strict=True) if count
+    ]
+    if result.chunks.peak is not None:
+        table.add_row("at a time", f"{', '.join(at_a_time)}: at most {readable(result.chunks.peak)}")
     table.add_row("seconds", f"{result.seconds:.2f}")
     if result.compile_seconds:
         table.add_row("of these to compile", f"{result.compile_seconds:.2f}")
@@ -185,6 +196,7 @@ def _record(result: Result) -> dict[str, Any]:
         "calls": result.calls,
         "seeds": result.seeds,
         "seconds": result.seconds,
+        "chunks": result.chunks._asdict(),
         "trace": {name: _numbers(values.tolist()) for name, values in result.trace.items()},
         "phi": {name: tensor.cpu().tolist() for name, tensor in result.phi.items()},
     }

@@ -9,6 +9,7 @@ import pytest
 
 import convergence.__main__ as command
 from convergence import ITDBiO
+from convergence.budget import parse
 from convergence.catalogue import METHODS
 from problems import PROBLEMS, REAL_DATA, STOCHASTIC
 from tests.convergence.methods.instances import declared_calls, has_lower_steps, meets
@@ -146,3 +147,23 @@ def test_problems_on_real_data_are_solved_by_name_and_without_scikit_learn_the_e
         assert code == 2
         assert error.startswith("error: the data set")
         assert error.endswith("needs scikit-learn: install the extra data\n")
+
+
+# ---- memory
+
+
+def test_a_memory_budget_cuts_the_run_and_says_how(monkeypatch, capsys, tmp_path):
+    options = ("quadratic", "--iterations", 3, "--batch", 2, "--replicas", 6)
+    code, _, refused = call(monkeypatch, capsys, *options, "--memory", "1kB")
+    assert code == 2
+    least = re.search(r"expected memory of at least (\S+) for one task of one replica at a time", refused)[1]
+    found = {}
+    for name, memory in {"cut": ("--memory", least), "whole": ()}.items():
+        code, printed, _ = call(monkeypatch, capsys, *options, *memory, "--out", tmp_path / name)
+        assert code == 0
+        assert ("at a time" in printed) == (name == "cut")
+        found[name] = json.loads((tmp_path / name).read_text())
+    assert found["cut"]["chunks"]["replicas"] < found["whole"]["chunks"]["replicas"] == 6
+    assert found["cut"]["chunks"]["peak"] <= parse(least)
+    for cut, whole in zip(found["cut"]["phi"]["phi"], found["whole"]["phi"]["phi"], strict=True):
+        assert cut == pytest.approx(whole, rel=1e-12)
