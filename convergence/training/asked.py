@@ -20,6 +20,8 @@ class Asked:
     data, root, size, classes, images_per_class   as `data_sets.images` takes them
     method                       of `RECIPES`
     embedding, channels          "conv4" or "resnet12", with so many channels (of ResNet12 in its first block)
+    activation_checkpoints       the blocks of the network keep their inputs alone
+    threads                      of torch, in the process that trains
     lower_steps, lower_step_size, cg_steps, direct, low_memory   changes of the method
     ridge, lasso                 changes of the head
     """
@@ -32,6 +34,8 @@ class Asked:
     images_per_class: int | None = None
     embedding: str = "conv4"
     channels: int = 32
+    activation_checkpoints: bool = False
+    threads: int | None = None
     lower_steps: int | None = None
     lower_step_size: float | None = None
     cg_steps: int | None = None
@@ -86,9 +90,10 @@ class Asked:
         if self.channels < 1:
             raise ValueError(f"expected --channels of at least 1, got {self.channels}")
         if self.embedding == "conv4":
-            return Conv4(self.channels)
+            return Conv4(self.channels, checkpointed=self.activation_checkpoints)
         first = self.channels
-        return ResNet12((first, 5 * first // 2, 5 * first, 10 * first))
+        widths = (first, 5 * first // 2, 5 * first, 10 * first)
+        return ResNet12(widths, checkpointed=self.activation_checkpoints)
 
     def recipe(self, held: Mapping[str, Any] | None = None) -> Recipe:
         """The recipe with what was changed. Raises ValueError where it has no such thing.

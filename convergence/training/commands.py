@@ -36,6 +36,7 @@ from convergence.training.data import NAMES, WITHIN_GROUPS
 from convergence.training.interrupts import Interrupts
 from convergence.training.live import ending, live
 from convergence.training.plan import DTYPES, OPTIMIZERS, SCHEDULES
+from convergence.training.process import keep_freed_memory, use_threads
 from convergence.training.run_folder import RunFolder
 from problems.few_shot import EMBEDDINGS, SEMANTICS, Augmentation, EpisodeList, Splits
 
@@ -49,7 +50,8 @@ EVALUATE_HELP = (
     "Exit status: 0 judged, 1 out of memory, 2 wrong usage, or a file that cannot be read or written (a full disk: the "
     "JSON object is printed nevertheless), 130 interrupted."
 )
-_ARGUMENTS = {field.name for field in fields(Plan)} | {"lower_steps", "lower_step_size", "cg_steps", "ridge", "lasso"}
+_ARGUMENTS = {field.name for field in fields(Plan)}
+_ARGUMENTS |= {"threads", "lower_steps", "lower_step_size", "cg_steps", "ridge", "lasso"}
 _Folder = Annotated[Path, typer.Option(help="Folder for config.json, metrics.jsonl, checkpoint.pt, training.png.")]
 
 
@@ -79,14 +81,17 @@ def train(
     crop: Annotated[int, typer.Option(help="Training images shifted by up to so many pixels.")] = 0,
     flip: Annotated[bool, typer.Option("--flip", help="Training images mirrored at random.")] = False,
     batch: Annotated[int, typer.Option(help="Tasks an iteration.")] = 4,
-    chunk: Annotated[int | None, typer.Option(help="Tasks at a time; by default 1 on a CPU.")] = None,
+    chunk: Annotated[
+        str | None,
+        typer.Option(help="Tasks at a time; by default 1 on a CPU; auto: as many as a measurement finds best."),
+    ] = None,
     lower_steps: Annotated[int | None, typer.Option(help="K, instead of the recipe's.")] = None,
     lower_step_size: Annotated[float | None, typer.Option(help="alpha, instead of the recipe's.")] = None,
     cg_steps: Annotated[int | None, typer.Option(help="N, instead of the recipe's.")] = None,
     ridge: Annotated[float | None, typer.Option(help="Of the head, instead of the recipe's.")] = None,
     lasso: Annotated[float | None, typer.Option(help="Of the head, instead of the recipe's.")] = None,
     direct: Annotated[bool, typer.Option("--direct", help="Solve for v directly, not by CG.")] = False,
-    low_memory: Annotated[bool, typer.Option("--low-memory", help="Half the memory, half more time.")] = False,
+    low_memory: Annotated[bool, typer.Option("--low-memory", help="Half the memory, a third more time.")] = False,
     learning_rate: Annotated[float | None, typer.Option(help="Instead of the recipe's.")] = None,
     optimizer: Annotated[str, typer.Option(help=f"One of: {', '.join(OPTIMIZERS)}.")] = "adam",
     schedule: Annotated[str, typer.Option(help=f"Of the learning rate: {', '.join(SCHEDULES)}.")] = "none",
@@ -95,7 +100,18 @@ def train(
     bn: Annotated[str, typer.Option(help=f"Batch norm: {', '.join(SEMANTICS)}.")] = "task",
     dtype: Annotated[str, typer.Option(help=f"One of: {', '.join(DTYPES)}.")] = "float32",
     autocast: Annotated[bool, typer.Option("--autocast", help="The network in bfloat16.")] = False,
-    channels_last: Annotated[bool, typer.Option("--channels-last", help="Images with channels last.")] = False,
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Images so stored; default on a CPU.")] = False,
+    channels_first: Annotated[bool, typer.Option("--channels-first", help="The same for channels first.")] = False,
+    activation_checkpoints: Annotated[
+        bool, typer.Option("--activation-checkpoints", help="Blocks of the network keep their inputs alone.")
+    ] = False,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="The network by torch.compile: takes half a minute first.")
+    ] = False,
+    resident: Annotated[
+        bool, typer.Option("--resident", help="Keep all images on the device; default on a GPU with room.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option(help="Of torch; by default as many as there are processors.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     validate_every: Annotated[int, typer.Option(help="Iterations between validations; 0: none.")] = 50,
     validation_episodes: Annotated[int, typer.Option(help="Fixed episodes of a validation.")] = 100,
@@ -110,6 +126,7 @@ def train(
     wanted = over_seeds.given(seeds, context.args)
     if wanted is not None and seed is not None:
         raise ValueError(f"expected --seed or --seeds, got both (--seed {seed})")
+    context.params["compile"] = context.params.pop("compile_")
     with _options_named(), launched(device, timeout=rank_timeout) as ranks:
         asked, plan = _asked(context.params), _plan(context.params)
         if wanted is None:
@@ -143,6 +160,8 @@ def evaluate(
     """
     if listed is not None and (episodes, seed) != (None, None):
         raise ValueError("expected --list or --episodes and --seed, got both")
+    use_threads(None)
+    keep_freed_memory()
     wanted = {"episodes": 600 if episodes is None else episodes, "seed": seed or 0}
     folders = over_seeds.folders(directory)
     records: dict[str, dict[str, Any]] = {}
@@ -178,8 +197,26 @@ def _plan(params: Mapping[str, Any]) -> dict[str, Any]:
     found = {field.name: params[field.name] for field in fields(Plan) if field.name in params}
     found["within_groups"] = params["within_groups"] or params["data"] in WITHIN_GROUPS
     found["validate_every"] = params["validate_every"] or None
+    found["channels_last"], found["resident"] = _layout(params), params["resident"] or None
+    if found["chunk"] not in (None, "auto"):
+        found["chunk"] = _number(found["chunk"])
     augmentation = Augmentation(**{name: params[name] for name in ("rotate_classes", "crop", "flip")})
     return found | {"augmentation": None if augmentation == Augmentation() else augmentation}
+
+
+def _layout(params: Mapping[str, Any]) -> bool | None:
+    """Whether channels are last; None where neither was asked for."""
+    last, first = params["channels_last"], params["channels_first"]
+    if last and first:
+        raise ValueError("expected --channels-last or --channels-first, got both")
+    return last if last or first else None
+
+
+def _number(chunk: str) -> int:
+    try:
+        return int(chunk)
+    except ValueError as error:
+        raise ValueError(f"expected --chunk an integer >= 1 or auto, got {chunk}") from error
 
 
 def _train_each(
@@ -221,6 +258,8 @@ def _train_one(
     if resume:
         asked, plan, recipe = _resumed(asked, plan, RunFolder(out), ranks)
     plan = {name: value for name, value in plan.items() if value is not None or name not in ("decay", "seed")}
+    use_threads(asked.threads)
+    keep_freed_memory()
     shown = shown and ranks.first
     network, splits = asked.network(), _splits(asked, ranks, shown=shown)
     label = f"{asked.method} on {asked.data}"
@@ -295,7 +334,11 @@ def _resumed(
 
     config = ranks.from_first(read)
     asked, held = asked.resumed(config["labels"]), Plan.from_json(config["plan"])
-    filled = {name: getattr(held, name) if value is None or value is False else value for name, value in plan.items()}
+    flags = plan.keys() - {"channels_last"}  # which is None where it was not asked for
+    filled = {
+        name: getattr(held, name) if value is None or (value is False and name in flags) else value
+        for name, value in plan.items()
+    }
     return asked, filled, asked.recipe(config["recipe"])
 
 

@@ -26,6 +26,8 @@ class Live:
         """Show what was recorded of an iteration."""
         if "peak_bytes" in row:
             self._peak = f", peak {row['peak_bytes'] / MIB:.1f} MiB"
+        if "compile_seconds" in row:
+            self._bar.console.print(f"compiled in {row['compile_seconds']:.1f} s", highlight=False)
         if "validation_accuracy" in row:
             self._accuracy = f", validation {_percent(row['validation_accuracy'], row['validation_ci95'])}"
         loss = "-" if row["loss"] is None else f"{row['loss']:.3f}"

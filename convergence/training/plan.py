@@ -21,11 +21,13 @@ from problems.few_shot import (
     Embedding,
     Episodes,
     FewShot,
+    ImageSet,
     Semantics,
     Source,
     Splits,
     WholeNetwork,
 )
+from problems.few_shot.compiled import Compiled
 
 FewShotProblem = FewShot | WholeNetwork
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -50,7 +52,13 @@ class Plan:
     bn                  over which images batch norm averages: "task", "support" or "running"
     dtype               "float32" or "float64"
     autocast            the network, and it alone, in bfloat16; with dtype "float32" only
-    channels_last       images of the network stored with channels last
+    channels_last       images of the network stored with channels last; None: where that is faster, which is on a CPU
+                        unless the network itself adapts
+    compile             the network's forward and backward pass in training as programs of torch.compile, which takes
+                        half a minute first; not where the network itself adapts
+    resident            keep all images on the device, and gather episodes there; None: on a GPU, where they take no
+                        more than a quarter of its free memory
+    ahead               draw the tasks of the next iteration while this one is computed, in a thread of its own
     device              "cpu", "cuda", "cuda:1", ...
     seed                of the start and of the training episodes
     validate_every      iterations between validations on the episodes 0 .. `validation_episodes` - 1 of
@@ -79,7 +87,10 @@ class Plan:
     bn: Semantics = "task"
     dtype: str = "float32"
     autocast: bool = False
-    channels_last: bool = False
+    channels_last: bool | None = None
+    compile: bool = False
+    resident: bool | None = None
+    ahead: bool = True
     device: str = "cpu"
     seed: int = 0
     validate_every: int | None = 50
@@ -129,13 +140,26 @@ class Plan:
             seed=own if seed is None else seed,
             within_groups=self.within_groups,
             augmentation=self.augmentation if training and seed is None else None,
+            resident=self._residence(splits[split]),
         )
 
+    def _residence(self, images: ImageSet) -> torch.device | None:
+        """The device where the images are kept, by its number: a thread has a current GPU of its own."""
+        device = torch.device(self.device)
+        if device.type == "cuda":
+            device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+            fits = 4 * images.images.nbytes <= torch.cuda.mem_get_info(device)[0]
+        else:
+            fits = False
+        return device if self.resident or (self.resident is None and fits) else None
+
     def problem(self, recipe: Recipe, episodes: Source, embedding: Embedding) -> FewShotProblem:
-        """The problem of the recipe on these episodes."""
+        """The problem of the recipe on these episodes. Raises ValueError on compile where the network adapts."""
+        if self.compile and recipe.head is None:
+            raise ValueError("expected compile=False where the network itself adapts, by second derivatives, got True")
         return recipe.problem(
             episodes,
-            embedding=embedding,
+            embedding=Compiled(embedding) if self.compile else embedding,
             bn=self.bn,
             autocast=torch.bfloat16 if self.autocast else None,
             channels_last=self.channels_last,

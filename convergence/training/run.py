@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,10 +21,12 @@ from convergence.oracle import Oracle
 from convergence.recipes import Recipe
 from convergence.status import Status
 from convergence.streams import generator
+from convergence.training.ahead import Ahead
 from convergence.training.evaluation import Evaluation, measure, ready
-from convergence.training.plan import DTYPES, Plan
+from convergence.training.plan import DTYPES, FewShotProblem, Plan
 from problems import Parameters, Tasks
 from problems.few_shot import Embedding, Splits
+from problems.few_shot.compiled import Compiled
 
 Row = dict[str, Any]  # what is recorded of one iteration, of JSON's types
 
@@ -61,6 +64,8 @@ class Run:
         self._wished = False  # that the run stops: by any rank, as of the last message
         self.problem = plan.problem(recipe, plan.episodes(splits, "train"), embedding)
         require(recipe.method, self.problem)
+        drawn = partial(_drawn, self.problem, plan)
+        self._tasks: Callable[[int], Tasks] = Ahead(drawn, plan.iterations) if plan.ahead else drawn
         self.oracle = Oracle(self.problem, seeds=(plan.seed,))
         phi = self.problem.phi0(generator(plan.seed, "start"))
         start = {name: tensor.to(plan.device, DTYPES[plan.dtype]) for name, tensor in phi.items()}
@@ -104,7 +109,8 @@ class Run:
         number = self.iteration + 1
         before = copy.deepcopy(self.state()) if self.plan.validates_after(number) else None
         rate = self.optimised.optimizer.param_groups[0]["lr"]
-        found, peak = self._direction(stop, metered=number == 1)
+        compiled = _compiling(self.problem)
+        found, peak = self._direction(stop, metered=number == 1 and not self.plan.compile)
         length = _length(found.direction)
         self._require(found, length, number)
         self.optimised.step(found.direction)
@@ -122,6 +128,8 @@ class Run:
         }
         if peak is not None:
             row["peak_bytes"] = peak
+        if (taken := _compiling(self.problem) - compiled) > 0:
+            row["compile_seconds"] = round(taken, 3)
         if before is not None:
             try:
                 row |= self._validated(stop)
@@ -141,7 +149,7 @@ class Run:
     def _direction(self, stop: Callable[[], object], *, metered: bool) -> tuple[Direction, int | None]:
         """d of this iteration's tasks, and the peak bytes where the meter, which costs time, is asked for."""
         plan, ranks, before = self.plan, self.ranks, Counted.by(self.oracle)
-        tasks = self.problem.sample(plan.batch, generator(plan.seed, "tasks", self.iteration))
+        tasks = self._tasks(self.iteration)
         self.oracle.begin(self.iteration)
         if ranks.size == 1:
             return self._of_tasks(tasks, metered=metered)
@@ -247,6 +255,15 @@ class Run:
         self.oracle.calls.update(state["calls"])
         self.metrics = [dict(row) for row in state["metrics"]]
         self.seconds = state["seconds"]
+
+
+def _drawn(problem: FewShotProblem, plan: Plan, iteration: int) -> Tasks:
+    return problem.sample(plan.batch, generator(plan.seed, "tasks", iteration))
+
+
+def _compiling(problem: FewShotProblem) -> float:
+    """Seconds that compiling its network has taken."""
+    return problem.embedding.seconds if isinstance(problem.embedding, Compiled) else 0.0
 
 
 def end_of(metrics: Sequence[Row], plan: Plan) -> str | None:

@@ -20,7 +20,9 @@ from convergence.training.plan import Plan
 from problems.few_shot import Embedding, ImageSet, Splits
 
 PACKAGE = "memory-reduced-meta-learning"
-_FREE = {"plan.checkpoint_every", "plan.patience", "labels.root"}  # none of them changes a number that is computed
+# None of these changes a number that is computed
+_FREE = {"plan.checkpoint_every", "plan.patience", "plan.resident", "plan.ahead", "labels.root", "labels.threads"}
+_FREE |= {"network.checkpointed", "labels.activation_checkpoints"}
 _OF_THE_RECIPE = ("ridge", "lasso", "lower_steps", "lower_step_size", "cg_steps", "direct", "low_memory")
 _FREE |= {f"labels.{name}" for name in _OF_THE_RECIPE}  # compared as what became of them, in config["recipe"]
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

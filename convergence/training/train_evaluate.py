@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from convergence.distributed.ranks import Ranks
 from convergence.recipes import Recipe
 from convergence.streams import generator
 from convergence.training.evaluation import Evaluation, measure, ready
+from convergence.training.fastest import fastest_chunk
 from convergence.training.plan import FewShotProblem, Plan
 from convergence.training.run import Row, Run, check_shapes, end_of
 from convergence.training.run_folder import RunFolder, described_run
@@ -86,7 +87,9 @@ def train(
     watch       called with what was recorded of each iteration
     ranks       processes that train together, all of which call this with the same arguments: the run of one process up
                 to the order of sums; rank 0 alone writes. It goes on with any number of them
-    plan        the fields of `Plan`: iterations=250, seed=0, batch=4, bn="task", device="cpu", ...
+    plan        the fields of `Plan`: iterations=250, seed=0, batch=4, bn="task", device="cpu", ...; chunk="auto" takes
+                the number of tasks at a time that a short measurement finds fastest (`fastest_chunk`), which the plan
+                then holds, and a run that is resumed keeps
 
     Recorded of an iteration: iteration (from 1), loss (mean f_i at theta_K; None where the method does not evaluate
     f_i, as `Reptile`), direction_norm |d|, learning_rate, breakdowns (tasks whose CG met p'Hp <= 0), calls of the
@@ -99,7 +102,13 @@ def train(
     run (with it); TrainingFailed on BREAKDOWN, unless the recipe allows it, and on NON_FINITE, the last checkpoint
     intact, and RankLost likewise; OSError where the folder cannot be written.
     """
-    chosen, ranks = Plan(**plan), ranks or Ranks()
+    ranks = ranks or Ranks()
+    if plan.get("chunk") != "auto":
+        chosen = Plan(**plan)
+    else:
+        chosen = Plan(**{**plan, "chunk": None})
+        before = RunFolder(Path(out)) if resume and out is not None else None
+        chosen = replace(chosen, chunk=ranks.from_first(lambda: _chunk(recipe, splits, embedding, chosen, before)))
     _require_episodes(chosen, splits)
     run = Run(recipe, splits, embedding, chosen, ranks)
     config = described_run(recipe, splits, embedding, chosen, labels or {})
@@ -119,6 +128,14 @@ def train(
             writing = folder.listeners(run.iteration) if ranks.first else []
             _advance(run, folder, config, [watch, *writing], stop)
     return _trained(recipe, splits, embedding, chosen, run.state())
+
+
+def _chunk(recipe: Recipe, splits: Splits, embedding: Embedding, plan: Plan, before: RunFolder | None) -> int | None:
+    """Of the run that is resumed, as it is; else measured."""
+    if before is None:
+        return fastest_chunk(recipe, splits, embedding, plan)
+    before.require_checkpoint()
+    return Plan.from_json(before.config()["plan"]).chunk
 
 
 def _opened(

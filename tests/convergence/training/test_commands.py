@@ -365,6 +365,37 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_is_intact(call, data, tmp_pa
 GUIDE = (Path(__file__).parents[3] / "docs" / "few_shot.md").read_text()
 
 
+def test_the_chunk_is_measured_recorded_and_kept(call, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("convergence.training.train_evaluate.fastest_chunk", lambda *arguments: 2)
+    line = ("train", *data, *TINY, "--chunk", "auto", "--out", tmp_path / "run")
+    assert call(*line, "--iterations", 2)[0] == 0
+    monkeypatch.setattr("convergence.training.train_evaluate.fastest_chunk", lambda *arguments: 1)
+    assert call(*line, "--iterations", 3, "--resume")[0] == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["plan"]["chunk"], len(rows(tmp_path / "run"))) == (2, 3)
+    status, _, error = call(*line[:-4], "--chunk", "most", "--out", tmp_path / "other")
+    assert (status, error) == (2, "error: expected --chunk an integer >= 1 or auto, got most\n")
+
+
+def test_layout_threads_and_blocks_reach_the_run(call, data, tmp_path):
+    fast = ("--channels-first", "--activation-checkpoints", "--resident", "--threads", 1)
+    assert call("train", *data, *TINY, *fast, "--iterations", 1, "--out", tmp_path / "run")[0] == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["network"]["checkpointed"]
+    assert (config["plan"]["channels_last"], config["plan"]["resident"], config["labels"]["threads"]) == (
+        False,
+        True,
+        1,
+    )
+    status, _, error = call("train", *data, "--channels-first", "--channels-last", "--out", tmp_path / "other")
+    assert (status, error) == (2, "error: expected --channels-last or --channels-first, got both\n")
+    again = ("train", *data, *TINY, "--iterations", 2, "--resume", "--out", tmp_path / "run")
+    status, _, error = call(*again, "--channels-last")
+    assert status == 2
+    assert "expected plan.channels_last = False" in error
+    assert call(*again)[0] == 0
+
+
 def test_every_option_in_the_guide_exists(call):
     helps = "".join(call(name, "--help")[1] for name in ("train", "evaluate"))
     ours = "\n".join(line for line in GUIDE.splitlines() if not re.search("paper_checks|few_shot_accuracy", line))

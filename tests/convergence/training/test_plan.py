@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 
 from convergence.recipes import RECIPES
 from convergence.training.plan import OPTIMIZERS, Plan
-from problems.few_shot import Augmentation
+from problems.few_shot import Augmentation, Conv4
 from tests.convergence.training.small import tiny_splits
 
 
@@ -86,3 +86,19 @@ def test_validations_are_regular_and_at_the_end():
 def test_tasks_at_a_time():
     assert Plan(iterations=1, batch=4).tasks_at_a_time == 1
     assert Plan(iterations=1, batch=4, chunk=3).tasks_at_a_time == 3
+
+
+def test_images_are_resident_where_asked_for_and_on_a_cpu_not_else():
+    for resident, expected in ((None, None), (False, None), (True, torch.device("cpu"))):
+        assert (
+            Plan(iterations=1, way=3, shot=1, queries=1, resident=resident).episodes(tiny_splits(), "train").resident
+            == expected
+        )
+
+
+def test_compiling_is_refused_where_the_network_itself_adapts():
+    plan = Plan(iterations=1, compile=True, way=3, shot=1, queries=1)
+    episodes = plan.episodes(tiny_splits(), "train")
+    assert plan.problem(RECIPES["memory_reduced"], episodes, Conv4(2)).embedding.embedding == Conv4(2)
+    with pytest.raises(ValueError, match="expected compile=False where the network itself adapts"):
+        plan.problem(RECIPES["maml"], episodes, Conv4(2))

@@ -170,5 +170,5 @@ def test_the_config_says_what_was_trained(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["labels"] == {"mine": 3}
     assert config["plan"]["way"] == 3
-    assert config["network"] == {"type": "Conv4", "channels": 2}
+    assert config["network"] == {"type": "Conv4", "channels": 2, "checkpointed": False}
     assert config["versions"].keys() == {"memory-reduced-meta-learning", "torch", "numpy"}

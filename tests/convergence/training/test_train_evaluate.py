@@ -20,7 +20,7 @@ from convergence.streams import generator
 from convergence.training import TrainingFailed, evaluate, load, train
 from convergence.training import run as training_run
 from convergence.training.evaluation import Evaluation
-from problems.few_shot import Augmentation, Conv4, PrototypeHead
+from problems.few_shot import Augmentation, Conv4, PrototypeHead, compiled
 from problems.few_shot.glyphs import glyphs
 from tests.convergence.training.small import (
     NETWORK,
@@ -161,7 +161,7 @@ def test_what_the_plan_says_changes_the_run(options):
     [
         {"dtype": "float64"},
         {"autocast": True},
-        {"channels_last": True},
+        {"channels_last": False},
         {"bn": "support"},
         {"bn": "running"},
         {"augmentation": Augmentation(rotate_classes=True, crop=1, flip=True)},
@@ -172,6 +172,58 @@ def test_variants_train_and_go_on_bit_for_bit(options, tmp_path):
     trained = tiny(6, out=tmp_path, resume=True, **options)
     assert_same_run(tiny(6, **options), trained)
     assert {tensor.dtype for tensor in trained.phi.values()} == {getattr(torch, trained.plan.dtype)}
+
+
+@pytest.mark.parametrize("options", [{"ahead": False}, {"resident": True}, {"checkpointed": True}])
+@pytest.mark.parametrize("augmentation", [None, Augmentation(rotate_classes=True, crop=1, flip=True)])
+def test_what_only_saves_time_or_memory_changes_no_bit_and_may_change_on_resume(options, augmentation, tmp_path):
+    changes = dict(options)
+    network = replace(NETWORK, checkpointed=changes.pop("checkpointed", False))
+    arguments = PLAN | changes | {"augmentation": augmentation}
+    found = train(RECIPE, tiny_splits(), embedding=network, iterations=4, out=tmp_path, **arguments)
+    plain = tiny(4, augmentation=augmentation)
+    assert same_tensors(found.state["phi"], plain.state["phi"])
+    apart = {"peak_bytes"} if network.checkpointed else set()
+    for one, other in zip(without_seconds(found.metrics), without_seconds(plain.metrics), strict=True):
+        assert {k: x for k, x in one.items() if k not in apart} == {k: x for k, x in other.items() if k not in apart}
+    longer = tiny(7, out=tmp_path, resume=True, augmentation=augmentation)
+    assert same_tensors(longer.state["phi"], tiny(7, augmentation=augmentation).state["phi"])
+
+
+def test_an_image_that_cannot_be_read_ends_the_run_in_its_own_iteration(monkeypatch):
+    drawn = training_run._drawn
+
+    def failing(problem, plan, iteration):
+        if iteration == 3:
+            raise OSError("expected images in a file, got a disk that is gone")
+        return drawn(problem, plan, iteration)
+
+    monkeypatch.setattr(training_run, "_drawn", failing)
+    rows = []
+    with pytest.raises(OSError, match="expected images in a file, got a disk that is gone"):
+        tiny(7, watch=rows.append)
+    assert len(rows) == 3
+
+
+def test_a_compiled_run_says_what_compiling_took_and_goes_the_same_way():
+    class Clocked:
+        """The network as it is, and two seconds on the clock: the program itself is a matter of test_compiled.py."""
+
+        def __init__(self, program):
+            self.program, self.calls = program, 0
+
+        def __call__(self, *arguments):
+            self.calls += 1
+            if self.calls == 1:
+                compiled._CLOCK.seconds += 2
+            return self.program(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled.torch, "compile", lambda program, **options: Clocked(program))
+        found = tiny(4, compile=True)
+    assert same_tensors(found.state["phi"], tiny(4).state["phi"])
+    assert [row.get("compile_seconds") for row in found.metrics] == [2.0, None, None, None]
+    assert not any("peak_bytes" in row for row in found.metrics)  # what a program takes is not seen
 
 
 # ---- going on
