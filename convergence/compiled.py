@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from convergence.trees import map_tensors, tensors_of
 from problems import Parameters
 
 BLOCK = 64  # iterations that one call of a program takes at most: what the call itself costs is then lost in them
+BACKEND = "inductor"  # of torch.compile
 Program = Callable[..., Any]
 
 
@@ -148,7 +150,11 @@ class CompiledSteps:
     def _compiled(self, program: Program, options: dict[str, Any]) -> Program:
         if torch.backends.cpu.get_cpu_capability() == "AVX512":
             options = options | {"cpp.simdlen": 256}  # rows of theta are short: half of a wider vector would be empty
-        compiled = torch.compile(program, fullgraph=True, dynamic=False, options=options)
+        if isinstance(program, FunctionType):  # one of its own: torch compiles no more than 8 programs of one code
+            program.__code__ = program.__code__.replace()
+        compiled = torch.compile(
+            program, fullgraph=True, dynamic=False, backend=BACKEND, options=options if BACKEND == "inductor" else None
+        )
 
         def called(*arguments: Any) -> Any:
             try:

@@ -52,7 +52,7 @@ def run(
     dtype: torch.dtype = torch.float64,
     phi0: Parameters | None = None,
     optimizer: MakeOptimizer | None = None,
-    compile: bool = False,
+    compile: bool | None = None,
     first: int = 0,
     memory: str | int | None = None,
     chunks: Chunks | None = None,
@@ -72,10 +72,10 @@ def run(
     phi0           the start, with or without a replica axis; by default drawn by the problem from the seed
     optimizer      makes a torch.optim.Optimizer of the tensors of phi, which then takes the upper step along d, in
                    place of a method's own (whose upper_step_size is None); not one that needs a closure (LBFGS)
-    compile        the upper iteration as one compiled program (`convergence.compiled`), the same to rounding. For 1 to
-                   20 seconds once (`Result.compile_seconds`) a run without replicas goes about twice as fast with
-                   closed forms, seven times with automatic derivatives; hundreds of replicas are faster without. Needs
-                   a C++ compiler on a CPU
+    compile        True: compiled programs in place of Python (`convergence.compiled`), one for an iteration and one for
+                   all those between two probes; the same to rounding, for 5 to 20 seconds once
+                   (`Result.compile_seconds`), with a C++ compiler on a CPU. None: from 100000 iterations on, where it
+                   pays back, if they can be compiled
     first          number of the first iteration, which tasks and noise are drawn by: another run's `iterations`, to go
                    on from its phi with a method that starts from its state
     memory         a budget such as "2GiB", or bytes: chunks of replicas, and of the tasks of a batch, as large as it
@@ -105,6 +105,7 @@ def run(
     seed = integer("seed", seed, least=0)
     replicas = None if replicas is None else integer("replicas", replicas, least=1, otherwise="None or ")
     batch = None if batch is None else integer("batch", batch, least=1, otherwise="None or ")
+    limit = budget.limit(memory)
     problem.check()
     require(method, problem)
     asked = _Asked(
@@ -122,10 +123,10 @@ def run(
         dtype=dtype,
         phi0=phi0,
         optimizer=optimizer,
-        compile=compile,
+        compile=bool(compile) if limit is not None or chunks is not None else compile,
         need_references=raise_on_failure,
     )
-    chosen = asked.chosen(budget.limit(memory), chunks, data=problem)
+    chosen = asked.chosen(limit, chunks, data=problem)
     with progress_bar(progress, iterations * len(asked.starts(chosen))) as advance:
         result = asked.in_chunks(chosen, advance)
     if result.status.failed and raise_on_failure:
@@ -151,7 +152,7 @@ class _Asked:
     dtype: torch.dtype
     phi0: Parameters | None
     optimizer: MakeOptimizer | None
-    compile: bool
+    compile: bool | None
     need_references: bool
 
     # ---- in chunks
@@ -169,7 +170,7 @@ class _Asked:
         if most.tasks is None or not self.iterations:
             return most
         if memory is None:
-            if self.compile or self.device.type != "cpu" or count * len(self.iterations) < _WORTH_MEASURING:
+            if count == 1 or self.compile or self.device.type != "cpu" or count * len(self.iterations) < _MANY:
                 return most
             return most._replace(replicas=budget.within_caches(self._sizes(most, data)))
         found = budget.within(memory, self._sizes(most, data), name=type(self.method).__name__)
@@ -228,7 +229,7 @@ class _Asked:
             self.optimizer,
             recorder,
             Running(lead, self.device),
-            compiled=self.compile,
+            compile=False if self.compile is None and len(self.iterations) < _LONG else self.compile,
             need_references=self.need_references,
             tasks=None if tasks is None or tasks >= (self.batch or self.problem.tasks or 1) else tasks,
         )
@@ -284,7 +285,8 @@ class _Asked:
         return start
 
 
-_WORTH_MEASURING = 2**14  # iterations times replicas: a second or more, of which looking for the caches takes 20 ms
+_LONG = 100_000  # iterations: half a minute or more in Python, of which compiling takes a part
+_MANY = 2**14  # iterations times replicas: a second or more, of which looking for the caches takes 20 ms
 
 
 class _Loop:
@@ -300,16 +302,18 @@ class _Loop:
         recorder: Recorder,
         running: Running,
         *,
-        compiled: bool,
+        compile: bool | None,
         need_references: bool,
         tasks: int | None,
     ):
         self.method, self.oracle, self.batches, self.phi = method, oracle, batches, phi
         self.recorder, self.running = recorder, running
         self._need_references, self._tasks = need_references, tasks
-        self._compiled = CompiledSteps(method, oracle, batches) if compiled else None
+        programs = CompiledSteps(method, oracle, batches) if compile or (compile is None and oracle.exact) else None
+        self._one_step = programs if compile else None
         # On a GPU each turn of a compiled loop would wait for the host
-        self._blocks = self._compiled if optimizer is None and running.which.device.type == "cpu" else None
+        self._blocks = programs if optimizer is None and running.which.device.type == "cpu" and tasks is None else None
+        self._must_compile, self._programs = compile, programs
         self.state = method.start(oracle, phi)
         self._snapshot: Snapshot | None = None
         self._optimised: Optimised | None = None
@@ -321,7 +325,7 @@ class _Loop:
     @property
     def compile_seconds(self) -> float:
         """What compiling took."""
-        return 0.0 if self._compiled is None else self._compiled.seconds
+        return 0.0 if self._programs is None else self._programs.seconds
 
     def go_on(self, t: int, end: int) -> int:
         """From iteration t on, of the replicas that run: one, or all before the next that is probed in one program.
@@ -334,15 +338,25 @@ class _Loop:
         if recorder.probes(t) and not running.stop(recorder.of_phi(snapshot, running), Status.CONVERGED):
             recorder.no_step()
             return t
-        after = t + 1 if self._blocks is None or recorder.probes_step(t) else min(recorder.next(t, end), t + BLOCK)
-        if self._blocks is not None and after > t + 1:
-            seen = [self.batches.seen(k) for k in range(t, after)]
-            self.phi, self.state = self._blocks.steps(self.phi, self.state, seen, running)
-        else:
+        after = t + 1 if recorder.probes_step(t) else min(recorder.next(t, end), t + BLOCK)
+        if not self._in_one_program(t, after):
+            after = t + 1
             self._iteration(t, snapshot)
         if self._need_references:
             snapshot.require_references(running.which)
         return after
+
+    def _in_one_program(self, t: int, after: int) -> bool:
+        if self._blocks is None or after == t + 1:
+            return False
+        seen = [self.batches.seen(k) for k in range(t, after)]
+        try:
+            self.phi, self.state = self._blocks.steps(self.phi, self.state, seen, self.running)
+        except ValueError:
+            if self._must_compile:
+                raise
+            self._blocks = None  # nobody asked for it
+        return self._blocks is not None
 
     def _iteration(self, t: int, snapshot: Snapshot) -> None:
         running, recorder = self.running, self.recorder
@@ -365,8 +379,8 @@ class _Loop:
         if self._tasks is not None:
             parts = pieces(self.batches, seen, self._tasks)
             return step_in_chunks(self.method, self.oracle, self.phi, parts, self.state)
-        if self._compiled is not None:
-            return self._compiled.step(self.phi, self.state, seen)
+        if self._one_step is not None:
+            return self._one_step.step(self.phi, self.state, seen)
         return self.method.step(self.oracle, self.phi, self.batches.of(seen), self.state)
 
 

@@ -58,7 +58,8 @@ class Shortened(Problem):
 
     def lower(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
         """1/2 theta'A theta - phi c'theta."""
-        return (theta * (0.5 * matvec(tasks.A, theta, symmetric=True) - features["phi"].unsqueeze(-2) * tasks.c)).sum(-1)
+        product = matvec(tasks.A, theta, symmetric=True)
+        return (theta * (0.5 * product - features["phi"].unsqueeze(-2) * tasks.c)).sum(-1)
 
     def upper(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
         """h(c'theta / gamma)."""

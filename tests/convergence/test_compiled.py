@@ -21,14 +21,21 @@ from tests.independent import assert_near
 from tests.twins import Endless
 
 QUADRATIC = Quadratic.random(tasks=6, p=3, q=4, kappa=5.0, seed=1)
-LOGISTIC = ProxLogistic.random(tasks=5, q=3, examples=6)
-WARM = MemoryReduced(lower_steps=2, cg_steps=2, upper_step_size=0.2)
-UNROLLED = ITDBiO(lower_steps=2, upper_step_size=0.2)
+LOGISTIC = ProxLogistic.random(tasks=3, q=2, examples=3)
+WARM = MemoryReduced(lower_steps=1, cg_steps=1, upper_step_size=0.2)
+UNROLLED = ITDBiO(lower_steps=1, upper_step_size=0.2)
 needs_a_compiler = pytest.mark.skipif(
     shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler: g++ or clang++"
 )
 # What torch's compiler says of itself is not this package's to mend
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Everything but the code of torch.compile's own compiler, which takes ten seconds a program."""
+    monkeypatch.setattr("convergence.compiled.BACKEND", "aot_eager")
+
 
 CASES = {
     "closed forms, all tasks": (QUADRATIC, WARM, {}),
@@ -40,6 +47,16 @@ CASES = {
 
 
 @needs_a_compiler
+@pytest.mark.parametrize("options", [{"batch": 2, "replicas": 3}, {"probes": ()}], ids=["one", "many"])
+def test_a_compiled_run_is_the_run_with_the_compiler_itself(options):
+    problem = Quadratic.random(tasks=3, p=2, q=3, kappa=5.0, seed=1)
+    once = MemoryReduced(lower_steps=1, cg_steps=1, upper_step_size=0.2)
+    eager, compiled = (run(problem, once, iterations=70, seed=3, compile=way, **options) for way in (False, True))
+    assert_near(compiled.phi["phi"], eager.phi["phi"], within=1e-12)
+    assert compiled.calls == eager.calls
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("case", CASES)
 def test_a_compiled_run_is_the_run(case):
     problem, method, options = CASES[case]
@@ -56,7 +73,7 @@ def test_a_compiled_run_is_the_run(case):
     assert compiled.seconds > compiled.compile_seconds > 0 == eager.compile_seconds
 
 
-@needs_a_compiler
+@pytest.mark.usefixtures("quick")
 def test_tasks_without_end_are_seen_anew_by_every_iteration():
     method = MemoryReduced(lower_steps=2, lower_step_size=0.1, cg_steps=2, upper_step_size=0.1, warm_start=False)
     eager, compiled = (
@@ -66,7 +83,7 @@ def test_tasks_without_end_are_seen_anew_by_every_iteration():
         assert_near(compiled.phi[name], tensor, within=1e-12)
 
 
-@needs_a_compiler
+@pytest.mark.usefixtures("quick")
 def test_a_breakdown_is_seen_in_a_compiled_run():
     fast = MemoryReduced(lower_steps=3, lower_step_size=1e200, cg_steps=1, upper_step_size=1.0)
     found = [
@@ -112,14 +129,14 @@ def test_without_a_compiler_one_sentence_says_so(monkeypatch):
         run(QUADRATIC, WARM, iterations=2, probes=(), compile=True)
 
 
-@needs_a_compiler
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("problem", "options"),
     [
         (QUADRATIC, {"batch": 3}),
         (QUADRATIC, {"batch": 2, "replicas": 3, "replacement": True}),
         (QUADRATIC, {"batch": 3, "probes": ("value",), "probe_every": 7, "stop_at": {"grad_norm_sq": 1e-4}}),
-        (LOGISTIC, {"batch": 2, "replicas": 2}),
+        (LOGISTIC, {"batch": 2}),
     ],
     ids=["single", "replicas", "probes now and then, and a threshold", "automatic derivatives"],
 )
@@ -137,7 +154,7 @@ def test_many_iterations_in_one_program_are_the_run(problem, options):
     assert (compiled.statuses, compiled.iterations_of) == (eager.statuses, eager.iterations_of)
 
 
-@needs_a_compiler
+@pytest.mark.usefixtures("quick")
 def test_replicas_that_fail_in_the_middle_of_a_program_stop_there_and_the_others_go_on():
     fast = MemoryReduced(lower_steps=2, cg_steps=2, upper_step_size=3.0)
     phi0 = {"phi": torch.tensor([[1.0, 2.0, 3.0], [1e300, 1e300, 1e300], [1e150, 0.0, 0.0]], dtype=torch.float64)}
@@ -160,9 +177,36 @@ class _Remembers(Quadratic):
         return super().lower_gradient(features, theta, tasks) * (1 + 0.01 * self.looks)
 
 
-@needs_a_compiler
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("probes", [(), ("grad_norm_sq",)], ids=["many", "one"])
 def test_a_step_that_looks_at_more_than_its_arguments_is_refused(probes):
     problem = _Remembers(*(QUADRATIC.data[name] for name in ("A", "C", "b", "Q", "u", "R", "w")))
     with pytest.raises(ValueError, match=r"looks at phi, the tasks and its state alone .* differs from itself"):
         run(problem, WARM, iterations=5, probes=probes, compile=True)
+
+
+@pytest.mark.usefixtures("quick")
+def test_long_runs_are_compiled_by_themselves_where_they_can_be(monkeypatch):
+    monkeypatch.setattr("convergence.driver._LONG", 100)
+    SMALL = Quadratic.random(tasks=2, p=1, q=1, kappa=1.0)
+    once = MemoryReduced(lower_steps=1, cg_steps=1, upper_step_size=0.2)
+    assert run(SMALL, once, iterations=99, probes=()).compile_seconds == 0
+    compiled = run(SMALL, once, iterations=100, probes=())
+    assert compiled.compile_seconds > 0
+    assert_near(
+        compiled.phi["phi"], run(SMALL, once, iterations=100, probes=(), compile=False).phi["phi"], within=1e-12
+    )
+    certified = MemoryReduced(lower_steps=5, cg_steps=5, upper_step_size=0.1, accuracy=0.5)
+    plain, decided = (run(SMALL, certified, iterations=100, probes=(), compile=way) for way in (False, None))
+    assert torch.equal(plain.phi["phi"], decided.phi["phi"])  # decides on values: Python goes on
+    assert decided.calls == plain.calls
+    noisy = run(Noisy(SMALL, lower=0.1), once, iterations=100, probes=())
+    assert noisy.compile_seconds == 0
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_process_compiles_any_number_of_programs():
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for seed in range(3):
+            problem = Quadratic.random(tasks=2, p=1, q=2 + seed, kappa=2.0)
+            run(problem, WARM, iterations=5, probes=(), compile=True)
