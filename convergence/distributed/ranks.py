@@ -8,6 +8,7 @@ import pickle
 import signal
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -86,7 +87,7 @@ class Ranks:
             try:
                 dist.all_reduce(tensor, group=self.group)
             except RuntimeError as error:
-                raise self._lost() from error
+                raise self._lost(error) from error
         return tensor
 
     def from_first(self, make: Callable[[], T]) -> T:
@@ -105,7 +106,7 @@ class Ranks:
         try:
             dist.broadcast_object_list(box, src=0, group=self.group)
         except RuntimeError as error:
-            raise self._lost() from error
+            raise self._lost(error) from error
         if box[1] is not None:
             raise box[1]
         made: T = box[0]
@@ -150,16 +151,18 @@ class Ranks:
 
     # ---- when one is lost
 
-    def _lost(self) -> RankLost:
+    def _lost(self, error: RuntimeError) -> RankLost:
         """The ranks that do not say within a moment that they still run.
 
-        Closing the connections first tells those that wait for this rank. Torchrun, which has seen a process end, tells
-        the others to end (SIGTERM); they do, once they have said why.
+        Closing the connections first, which frames in the traceback still hold, tells those that wait for this rank
+        (not where the ranks are a `group` of others, which this holds itself). Torchrun, which has seen a process end,
+        tells the others to end (SIGTERM); they do, once they have said why.
         """
         main = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, signal.SIG_IGN) if main else None
         silent = set(range(self.size)) - {self.rank}
         try:
+            traceback.clear_frames(error.__traceback__)
             with suppress(RuntimeError):  # the connections are broken already
                 dist.destroy_process_group()
             with suppress(RuntimeError):  # the store may have gone with the rank that is lost

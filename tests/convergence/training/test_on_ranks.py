@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import operator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ import torch
 from convergence import checkpoints
 from convergence.distributed import Ranks
 from convergence.training import Trained
-from tests.convergence.distributed.processes import among, on_ranks
+from tests.convergence.distributed import dies_once
+from tests.convergence.distributed.processes import among, on_ranks, under_torchrun
 from tests.convergence.training.small import same_tensors, tiny, write_tiny
 
 SIZES = (1, 2, 4)
-ROOT = Path(__file__).parents[3]
 # plain gradient steps: Adam divides by the size of the gradient, and makes steps of rounding where it is zero, as for
 # the biases before a batch norm
 EXACT = {"dtype": "float64", "optimizer": "sgd", "learning_rate": 0.1}
@@ -37,7 +36,7 @@ def trained_on(ranks: Ranks, folder: Path) -> dict[Any, Any]:
     for size, some in sizes.items():
         found[size, "batch"] = summary(tiny(4, batch=3, ranks=some, **EXACT))
         found[size, "chunks"] = summary(tiny(2, batch=5, chunk=2, ranks=some, **EXACT))
-        heard = {"stop": lambda: ranks.rank == size - 1} if size > 1 else {}  # of one rank, not of the first
+        heard = {"stop": partial(operator.eq, ranks.rank, size - 1)} if size > 1 else {}  # of the last rank alone
         found[size, "stopped"] = summary(tiny(4, batch=1, ranks=some, **heard, **EXACT))
     for number, (size, iterations) in enumerate(((2, 3), (4, 5), (1, 6))):
         if size in sizes:
@@ -119,31 +118,18 @@ def test_every_rank_hears_why_the_folder_is_refused(found):
 
 def test_a_killed_rank_is_named_and_torchrun_goes_on_from_the_checkpoint(tmp_path):
     images, out = write_tiny(tmp_path / "files"), tmp_path / "run"
-    episodes = (
-        "--way 3 --shot 1 --queries 1 --evaluation-queries 2 --batch 3 --validate-every 2 --validation-episodes 3"
+    episodes = "--way 3 --shot 1 --queries 1 --evaluation-queries 2 --validation-episodes 3 --validate-every 2"
+    asked = f"train --data folder --root {images} --out {out} --channels 2 --dtype float64 --batch 3 --iterations 4"
+    arguments = [*asked.split(), *episodes.split(), "--checkpoint-every", "2"]
+    assert under_torchrun(2, dies_once.command, tmp_path, arguments, restarts=1)
+    first, again = ((tmp_path / f"attempt-{attempt}-rank-0.txt").read_text() for attempt in (0, 1))
+    assert first.splitlines()[-1] == (
+        f"error: expected word from all 2 ranks, got none from rank 1. The checkpoint in {out} is from before: "
+        "the same command with --resume goes on."
     )
-    asked = f"train --data folder --root {images} --channels 2 {episodes} --iterations 4 --checkpoint-every 2 --dtype float64"
-    launcher = "-m torch.distributed.run --standalone --nproc-per-node=2 --max-restarts=1"
-    ended = subprocess.run(
-        [
-            sys.executable,
-            *launcher.split(),
-            "-m",
-            "tests.convergence.distributed.dies_once",
-            *asked.split(),
-            "--out",
-            out,
-        ],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MEMORY_REDUCED_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stderr.count("error: expected word from all 2 ranks, got none from rank 1. The checkpoint in") == 1
-    assert ended.stderr.count("ended after 4 iterations") == 1  # said by one rank
+    assert "ended after 4 iterations" in again
+    assert (tmp_path / "attempt-1-rank-1.txt").read_text() == ""
+    assert {path.name for path in out.iterdir()} == {"config.json", "metrics.jsonl", "checkpoint.pt", "training.png"}
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in rows] == [1, 2, 3, 4]
     assert len(checkpoints.read(out / "checkpoint.pt")[1]["metrics"]) == 4
