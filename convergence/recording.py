@@ -93,9 +93,16 @@ class Running:
 
 
 def failure_of(step: Step, which: Tensor) -> Tensor:
-    """The worst Status code of each replica's step, 0 where it went well; NON_FINITE where phi is not finite."""
-    finite = [torch.isfinite(tensor).reshape(*which.shape, -1).all(-1) for tensor in step.phi.values()]
-    wild = torch.where(torch.stack(finite).all(0), 0, Status.NON_FINITE)
+    """The worst Status code of each replica's step, 0 where it went well; NON_FINITE where phi is not finite.
+
+    Read off the sums of its tensors, which are not finite where an entry is not (nor where entries are so large that
+    their sum overflows): one pass without scratch, where isfinite of 1e6 numbers takes the time of 25.
+    """
+    sums = []
+    for x in step.phi.values():
+        wide = torch.promote_types(x.dtype, torch.float32)
+        sums.append(x.reshape(*which.shape, -1).sum(-1, dtype=wide))
+    wild = torch.where(torch.isfinite(torch.stack(sums)).all(0), 0, Status.NON_FINITE)
     return torch.maximum(step.failure.amax(-1), wild).int()
 
 

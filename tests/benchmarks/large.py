@@ -3,8 +3,9 @@
 `python -m tests.benchmarks.large [cpu | cuda]` measures this alone and writes nothing. What an iteration must move is
 counted line by line of the pseudo-code (docs/large.md): each line reads its operands once and writes its result once.
 The time of that is what `Tensor.copy_` of vectors of the same sizes takes in the same process for a number read or
-written; several pairs in turn, so that they lie where those of an iteration do (of q numbers: in the outer cache of a
-CPU, not the inner one). Times are CPU seconds on one thread, on CUDA seconds by the clock, in rounds.
+written; as many in turn as an iteration goes through, so that they lie where its own do (of q numbers: in the outer
+cache of a CPU, not the inner one). Large copies, of p numbers, are what a machine is usually measured by: the second
+figure. Times are CPU seconds on one thread, on CUDA seconds by the clock, in rounds.
 """
 
 from __future__ import annotations
@@ -98,18 +99,19 @@ class Moved(NamedTuple):
     cg_step: float
     rest_q: float
     rest_p: float
+    held: int  # vectors of q numbers that a CG step goes through
 
     @classmethod
     def by(cls, problem: Structured) -> Moved:
         """Of this problem."""
         operator = problem.operator
         if isinstance(operator, DiagonalPlusLowRank):  # x and F for F x; F, D and x again; A x
-            product = 2.0 * len(operator.factor) + 4
+            product, held = 2.0 * len(operator.factor) + 4, len(operator.factor) + 1
         elif isinstance(operator, Sparse):  # the diagonals, x; A x
-            product = 1.0 + len(operator.values) + 2
+            product, held = 1.0 + len(operator.values) + 2, 1 + len(operator.values)
         else:  # transform: x, F x; filter: it, half a vector of eigenvalues, the result; back: that, A x
             assert isinstance(operator, Circulant)
-            product = 2 + 2.5 + 2
+            product, held = 2 + 2.5 + 2, 2
         of_b, of_u, of_w = (len(basis) for basis in (problem.b_basis, problem.u_basis, problem.w_basis))
         return cls(
             lower_step=product + 1 + 3,  # the gradient: also C phi + b; theta: itself, the gradient, theta
@@ -118,6 +120,7 @@ class Moved(NamedTuple):
             rest_q=(1 + of_b) + 1 + (2 + of_u) + (1 + 2 + 2 + 2) + 1,
             # C phi: C, phi; the last line: phi, mean w, C, d; the sum over the tasks: d, itself, itself
             rest_p=2 + (3 + of_w) + 3,
+            held=held + 4,  # x, r, s, A s
         )
 
 
@@ -125,9 +128,9 @@ def _times(name: str, problem: Structured, device: str) -> dict[str, Figure]:
     tasks, K, N = 2, 30, 30
     cells = [Iteration(problem, *steps, tasks) for steps in ((2, 2), (2 + K, 2), (2, 2 + N), (K, N))]
     steps = (partial(cpu_seconds, cell, device) for cell in cells)
-    vectors = (_copies(Q, 6, device), _copies(P, 2, device), _transforms(problem, device))
-    of_q, of_p, transforms, base, lower, cg, whole = in_turn(*vectors, *steps, label=f"{name}: time", rounds=ROUNDS)
     moved = Moved.by(problem)
+    vectors = (_copies(Q, moved.held, device), _copies(P, 4, device), _transforms(problem, device))
+    of_q, of_p, transforms, base, lower, cg, whole = in_turn(*vectors, *steps, label=f"{name}: time", rounds=ROUNDS)
 
     def bound(q: float, p: float = 0.0, times: int = 0) -> list[float]:
         rounds = zip(of_q, of_p, transforms, strict=True)
@@ -141,6 +144,7 @@ def _times(name: str, problem: Structured, device: str) -> dict[str, Figure]:
         "lower step / its bytes": ratios(beyond_base(lower), bound(K * moved.lower_step)),
         "CG step / its bytes": ratios(beyond_base(cg), bound(N * moved.cg_step)),
         f"{upper} / its bytes": ratios(whole, bound(all_of_q, moved.rest_p)),
+        f"{upper} / its bytes in large copies": ratios(whole, bound(0.0, moved.rest_p + all_of_q * Q / P)),
     }
     if isinstance(problem.operator, Circulant):  # the transforms as long as they take alone
         rest = bound(all_of_q - 4 * (K + N), moved.rest_p, K + N)
@@ -151,22 +155,25 @@ def _times(name: str, problem: Structured, device: str) -> dict[str, Figure]:
     }
 
 
-def _copies(size: int, pairs: int, device: str) -> Callable[[], float]:
-    """Seconds that a vector of this size takes to be read, or to be written."""
-    ends = [torch.randn(2, size, dtype=torch.float64, device=device).unbind() for _ in range(pairs)]
-    times = max(1, 10**6 // size)
+def _copies(size: int, held: int, device: str) -> Callable[[], float]:
+    """Seconds that a vector of this size takes to be read, or to be written, where so many are gone through in turn.
+
+    Measured for about as long as an iteration takes, so that other processes disturb both alike.
+    """
+    ends = [torch.randn(2, size, dtype=torch.float64, device=device).unbind() for _ in range(held // 2)]
+    times = max(1, 10**8 // (size * len(ends)))
 
     def copy() -> None:
         for _ in range(times):
             for source, target in ends:
                 target.copy_(source)
 
-    return lambda: cpu_seconds(copy, device) / (2 * times * pairs)
+    return lambda: cpu_seconds(copy, device) / (2 * times * len(ends))
 
 
 def _transforms(problem: Structured, device: str) -> Callable[[], float]:
     """Seconds of a transform there and back, zero where a product takes none."""
-    operator, times = problem.operator, 10
+    operator, times = problem.operator, 40
     if not isinstance(operator, Circulant):
         return lambda: 0.0
     x = torch.randn(operator.grid, dtype=torch.float64, device=device)

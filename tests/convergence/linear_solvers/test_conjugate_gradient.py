@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from convergence import ConjugateGradient, LinearSolution, Oracle, Status
+from convergence import ConjugateGradient, LinearSolution, Oracle, Status, peak_bytes
 from convergence.linear_solvers import Direct
 from problems import PROBLEMS, Constants
 from problems.few_shot import PrototypeHead, RidgeHead, SoftmaxHead
@@ -513,3 +513,43 @@ def test_the_products_of_a_direct_solve_are_not_known_beforehand():
         Direct().products(warm=False)
     assert (ConjugateGradient(4).products(warm=True), ConjugateGradient(4).products(warm=False)) == (5, 4)
     assert ConjugateGradient(0).products(warm=True) == 0
+
+
+# ---- wide rows, whose inner products are taken one by one
+
+
+@pytest.mark.parametrize("lead", [(1,), (3,), (2, 2)])
+def test_wide_rows_are_solved_as_narrow_ones_are(lead):
+    q = 2**15 + 5
+    eigenvalues = torch.tensor([1.0, 2.0, 7.0], dtype=torch.float64)[torch.arange(q) % 3]
+    b = normal(0, *lead, q)
+    solution = ConjugateGradient(3).solve(lambda v: eigenvalues * v, b)
+    assert_near(solution.v, b / eigenvalues, within=1e-12)  # three distinct eigenvalues, kappa = 7
+    assert not solution.failure.any()
+    early = ConjugateGradient(2).solve(lambda v: eigenvalues * v, b, normal(1, *lead, q))
+    narrow = written_out(eigenvalues, b, normal(1, *lead, q), steps=2)
+    assert_near(early.v, narrow, within=1e-12)
+
+
+def written_out(eigenvalues: Tensor, b: Tensor, start: Tensor, *, steps: int) -> Tensor:
+    """The method as Hestenes and Stiefel wrote it, a row at a time, in numpy."""
+    rows = []
+    for right, v in zip(b.reshape(-1, b.shape[-1]).numpy(), start.reshape(-1, b.shape[-1]).numpy(), strict=True):
+        H = eigenvalues.numpy()
+        r = right - H * v
+        p = r
+        for _ in range(steps):
+            a = (r @ r) / (p @ (H * p))
+            v, following = v + a * p, r - a * (H * p)
+            p, r = following + (following @ following) / (r @ r) * p, following
+        rows.append(torch.from_numpy(v))
+    return torch.stack(rows).view_as(b)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_wide_rows_take_four_vectors_each(rows):
+    """v, r, p and H p, whatever N is; b is the caller's. The products of entries in <p, H p> would be a fifth."""
+    q = 2**15
+    eigenvalues, b = torch.linspace(1, 2, q, dtype=torch.float64), normal(0, rows, q)
+    peaks = {peak_bytes(lambda N=N: ConjugateGradient(N).solve(lambda v: eigenvalues * v, b)) for N in (2, 9)}
+    assert max(peaks) <= 4 * rows * q * 8 + 2000  # and a few numbers for each row
