@@ -12,7 +12,7 @@ from convergence.arguments import integer
 from convergence.linear_solvers.solution import LinearSolution
 from convergence.status import Status
 
-_WIDE, _MANY = 2**15, 64  # entries of a row, and rows
+_WIDE, _MANY = 2**13, 64  # entries of a row, and rows
 
 
 @dataclass(frozen=True)

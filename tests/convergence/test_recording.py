@@ -29,9 +29,8 @@ def test_a_single_entry_that_is_not_finite_is_seen_in_its_replica_alone(seed, re
     which = torch.ones(lead, dtype=torch.bool)
     failure = torch.zeros(*lead, 4)
     failure[..., 2] = Status.BREAKDOWN
-    assert torch.equal(
-        failure_of(step(phi, failure), which), torch.full(lead, int(Status.BREAKDOWN), dtype=torch.int32)
-    )
+    expected = torch.full(lead, int(Status.BREAKDOWN), dtype=torch.int32)
+    assert torch.equal(failure_of(step(phi, failure), which), expected)
     entry = torch.randint(14, (), generator=torch.Generator().manual_seed(seed))
     row = phi["a"] if replicas is None else phi["a"][1]
     row.view(-1)[entry] = wild

@@ -520,7 +520,7 @@ def test_the_products_of_a_direct_solve_are_not_known_beforehand():
 
 @pytest.mark.parametrize("lead", [(1,), (3,), (2, 2)])
 def test_wide_rows_are_solved_as_narrow_ones_are(lead):
-    q = 2**15 + 5
+    q = 2**13 + 5
     eigenvalues = torch.tensor([1.0, 2.0, 7.0], dtype=torch.float64)[torch.arange(q) % 3]
     b = normal(0, *lead, q)
     solution = ConjugateGradient(3).solve(lambda v: eigenvalues * v, b)
@@ -549,7 +549,7 @@ def written_out(eigenvalues: Tensor, b: Tensor, start: Tensor, *, steps: int) ->
 @pytest.mark.parametrize("rows", [1, 4])
 def test_wide_rows_take_four_vectors_each(rows):
     """v, r, p and H p, whatever N is; b is the caller's. The products of entries in <p, H p> would be a fifth."""
-    q = 2**15
+    q = 2**13
     eigenvalues, b = torch.linspace(1, 2, q, dtype=torch.float64), normal(0, rows, q)
     peaks = {peak_bytes(lambda N=N: ConjugateGradient(N).solve(lambda v: eigenvalues * v, b)) for N in (2, 9)}
     assert max(peaks) <= 4 * rows * q * 8 + 2000  # and a few numbers for each row
