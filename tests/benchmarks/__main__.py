@@ -25,6 +25,7 @@ from paper_checks import CLAIMS, Setting
 from paper_checks.report import versions
 from problems import Problem, ProxLogistic, Quadratic
 from tests.benchmarks.few_shot import few_shot
+from tests.benchmarks.large import large
 from tests.benchmarks.rounds import Figure, figure_of, in_turn, ratios
 
 WRITTEN = Path("bench.json")
@@ -56,7 +57,8 @@ def main() -> None:
     """Measure everything, print it, write it. One thread, as the battery runs."""
     torch.set_num_threads(1)
     committed = json.loads(WRITTEN.read_text())["figures"] if WRITTEN.exists() else {}
-    figures: dict[str, Figure] = {**_upper_iteration(), **_compiled(), **_few_large_steps(), **few_shot(), **_battery()}
+    figures: dict[str, Figure] = {**_upper_iteration(), **_compiled(), **_few_large_steps(), **few_shot(), **large()}
+    figures |= _battery()
     table = Table(title=f"{os.cpu_count()} cores, {torch.get_num_threads()} threads", title_justify="left")
     for heading in ("figure", "median", "min", "max", "unit", "last committed", "aim"):
         table.add_column(heading, justify="left" if heading in ("figure", "unit", "aim") else "right", overflow="fold")
