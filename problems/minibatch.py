@@ -92,10 +92,7 @@ class Minibatch(Wrapper):
         if more:
             tensors = {name: tensor.expand(*more, *tensor.shape) for name, tensor in tensors.items()}
         for level, names, count, block in zip(_NUMBERS, self.examples, self._counts, (lower, upper), strict=True):
-            if block.shape != (*more, *shape) or not bool(((block >= 0) & (block < count)).all()):
-                raise ValueError(
-                    f"expected {level} of shape {tuple(shape)} from 0 to {count - 1}, got {block.tolist()}"
-                )
+            _require_numbers(level, block, (*more, *shape), count)
             tensors[level] = block.to(tasks.index)
             tensors |= {name: _rows(tasks.tensors[name], count, tensors[level], shape) for name in names}
         return Tasks(tasks.index.expand(lower.shape), **tensors)
@@ -114,3 +111,8 @@ def _divisor(level: str, size: int | None, examples: int) -> int:
     if not isinstance(size, int) or size < 1 or examples % size:
         raise ValueError(f"expected {level} a divisor of the {examples} examples of a task, got {size!r}")
     return size
+
+
+def _require_numbers(level: str, block: Tensor, shape: tuple[int, ...], count: int) -> None:
+    if block.shape != shape or not bool(((block >= 0) & (block < count)).all()):
+        raise ValueError(f"expected {level} of shape {shape} from 0 to {count - 1}, got {block.tolist()}")

@@ -145,8 +145,7 @@ def lifted(H: Tensor, mu: float | Tensor | None) -> Tensor:
         return H
     finite = torch.isfinite(H).all(-1).all(-1)[..., None, None]
     values, vectors = torch.linalg.eigh(torch.where(finite, H, torch.eye(H.shape[-1], dtype=H.dtype, device=H.device)))
-    floor = torch.as_tensor(mu, dtype=H.dtype, device=H.device)
-    return torch.where(finite, (vectors * torch.maximum(values, floor).unsqueeze(-2)) @ vectors.mT, H)
+    return torch.where(finite, (vectors * values.clamp(min=mu).unsqueeze(-2)) @ vectors.mT, H)
 
 
 def solved(H: Tensor, b: Tensor) -> Tensor:
