@@ -186,6 +186,20 @@ def within(memory: int, sizes: Sizes, *, name: str) -> Chunks:
     return Chunks(even(replicas, sizes.replicas), tasks, found[replicas].total)
 
 
+def most_within(memory: int, taken: Callable[[int], int], most: int, *, held: int) -> int:
+    """The largest number of tasks at a time, at most `most`, that takes no more than memory - held bytes; even chunks.
+
+    Raises ValueError, with the least budget that is enough, where one task takes more.
+    """
+    one = _Peak(held, 0, taken(1), [])
+    if one.total > memory:
+        raise ValueError(
+            f"expected memory of at least {readable(one.total)} for one task at a time, got {readable(memory)}"
+        )
+    found = _largest(lambda count: _Peak(held, 0, taken(count), []), {1: one}, one.growing, most, memory)
+    return even(max(found), most)
+
+
 def even(size: int, whole: int) -> int:
     """The smallest size that needs no more chunks than this one."""
     return math.ceil(whole / math.ceil(whole / size))

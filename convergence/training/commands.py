@@ -51,7 +51,7 @@ EVALUATE_HELP = (
     "JSON object is printed nevertheless), 130 interrupted."
 )
 _ARGUMENTS = {field.name for field in fields(Plan)}
-_ARGUMENTS |= {"threads", "lower_steps", "lower_step_size", "cg_steps", "ridge", "lasso"}
+_ARGUMENTS |= {"threads", "memory", "lower_steps", "lower_step_size", "cg_steps", "ridge", "lasso"}
 _Folder = Annotated[Path, typer.Option(help="Folder for config.json, metrics.jsonl, checkpoint.pt, training.png.")]
 
 
@@ -85,6 +85,7 @@ def train(
         str | None,
         typer.Option(help="Tasks at a time; by default 1 on a CPU; auto: as many as a measurement finds best."),
     ] = None,
+    memory: Annotated[str | None, typer.Option(help="As 2GiB: as many tasks at a time as fit.")] = None,
     lower_steps: Annotated[int | None, typer.Option(help="K, instead of the recipe's.")] = None,
     lower_step_size: Annotated[float | None, typer.Option(help="alpha, instead of the recipe's.")] = None,
     cg_steps: Annotated[int | None, typer.Option(help="N, instead of the recipe's.")] = None,
@@ -200,6 +201,8 @@ def _plan(params: Mapping[str, Any]) -> dict[str, Any]:
     found["channels_last"], found["resident"] = _layout(params), params["resident"] or None
     if found["chunk"] not in (None, "auto"):
         found["chunk"] = _number(found["chunk"])
+    if params["memory"] is not None:
+        found["memory"] = params["memory"]
     augmentation = Augmentation(**{name: params[name] for name in ("rotate_classes", "crop", "flip")})
     return found | {"augmentation": None if augmentation == Augmentation() else augmentation}
 

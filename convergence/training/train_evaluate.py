@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from convergence.budget import parse
 from convergence.distributed.ranks import Ranks
 from convergence.recipes import Recipe
 from convergence.streams import generator
 from convergence.training.evaluation import Evaluation, measure, ready
 from convergence.training.fastest import fastest_chunk
+from convergence.training.fitting import fitting_chunk
 from convergence.training.plan import FewShotProblem, Plan
 from convergence.training.run import Row, Run, check_shapes, end_of
 from convergence.training.run_folder import RunFolder, described_run
@@ -69,6 +71,7 @@ def train(
     stop: Callable[[], object] = lambda: False,
     watch: Callable[[Row], object] = lambda row: None,
     ranks: Ranks | None = None,
+    memory: str | int | None = None,
     **plan: Any,
 ) -> Trained:
     """Train the network on the episodes of splits["train"]; choose the iterate on those of splits["validation"].
@@ -87,6 +90,8 @@ def train(
     watch       called with what was recorded of each iteration
     ranks       processes that train together, all of which call this with the same arguments: the run of one process up
                 to the order of sums; rank 0 alone writes. It goes on with any number of them
+    memory      a budget such as "2GiB": as many tasks at a time as it allows (`fitting_chunk`), with chunk="auto" the
+                fastest of these; kept on resume likewise
     plan        the fields of `Plan`: iterations=250, seed=0, batch=4, bn="task", device="cpu", ...; chunk="auto" takes
                 the number of tasks at a time that a short measurement finds fastest (`fastest_chunk`), which the plan
                 then holds, and a run that is resumed keeps
@@ -103,12 +108,16 @@ def train(
     intact, and RankLost likewise; OSError where the folder cannot be written.
     """
     ranks = ranks or Ranks()
-    if plan.get("chunk") != "auto":
+    asked = plan.get("chunk")
+    if asked != "auto" and memory is None:
         chosen = Plan(**plan)
     else:
-        chosen = Plan(**{**plan, "chunk": None})
         before = RunFolder(Path(out)) if resume and out is not None else None
-        chosen = replace(chosen, chunk=ranks.from_first(lambda: _chunk(recipe, splits, embedding, chosen, before)))
+        if asked not in (None, "auto") and before is None:
+            raise ValueError(f"expected chunk or memory, got both ({asked} tasks and {memory})")
+        chosen, auto = Plan(**{**plan, "chunk": None}), asked == "auto"
+        measured = partial(_chunk, recipe, splits, embedding, chosen, before, auto=auto, memory=memory)
+        chosen = replace(chosen, chunk=ranks.from_first(measured))
     _require_episodes(chosen, splits)
     run = Run(recipe, splits, embedding, chosen, ranks)
     config = described_run(recipe, splits, embedding, chosen, labels or {})
@@ -130,12 +139,22 @@ def train(
     return _trained(recipe, splits, embedding, chosen, run.state())
 
 
-def _chunk(recipe: Recipe, splits: Splits, embedding: Embedding, plan: Plan, before: RunFolder | None) -> int | None:
+def _chunk(
+    recipe: Recipe,
+    splits: Splits,
+    embedding: Embedding,
+    plan: Plan,
+    before: RunFolder | None,
+    *,
+    auto: bool,
+    memory: str | int | None,
+) -> int | None:
     """Of the run that is resumed, as it is; else measured."""
-    if before is None:
-        return fastest_chunk(recipe, splits, embedding, plan)
-    before.require_checkpoint()
-    return Plan.from_json(before.config()["plan"]).chunk
+    if before is not None:
+        before.require_checkpoint()
+        return Plan.from_json(before.config()["plan"]).chunk
+    fitting = plan.batch if memory is None else fitting_chunk(recipe, splits, embedding, plan, parse(memory))
+    return min(fitting, fastest_chunk(recipe, splits, embedding, plan)) if auto else fitting
 
 
 def _opened(

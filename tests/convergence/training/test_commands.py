@@ -318,6 +318,7 @@ def test_a_run_that_has_not_ended_is_judged_with_a_warning(call, data, tmp_path)
         ),
         (("--checkpoint-every", 0), "expected --checkpoint-every an integer >= 1, got 0"),
         (("--chunk", 0), "expected --chunk an integer >= 1, got 0"),
+        (("--memory", "lots"), 'expected --memory in bytes or as "2GiB" or "500MB", got \'lots\''),
         (("--lower-steps", -1), "expected --lower-steps an integer >= 0, got -1"),
     ],
 )
@@ -375,6 +376,15 @@ def test_the_chunk_is_measured_recorded_and_kept(call, data, tmp_path, monkeypat
     assert (config["plan"]["chunk"], len(rows(tmp_path / "run"))) == (2, 3)
     status, _, error = call(*line[:-4], "--chunk", "most", "--out", tmp_path / "other")
     assert (status, error) == (2, "error: expected --chunk an integer >= 1 or auto, got most\n")
+
+
+def test_a_memory_budget_is_refused_with_one_that_is_enough_and_chooses_the_chunk(call, data, tmp_path):
+    line = ("train", *data, *TINY, "--out", tmp_path / "run", "--iterations", 2)
+    code, _, shown = call(*line, "--memory", "1kB")
+    enough = re.search(r"error: expected --memory of at least (\S+) for one task at a time, got 1000B", shown)
+    assert (code, enough is not None) == (2, True)
+    assert call(*line, "--memory", enough[1])[0] == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["plan"]["chunk"] == 1
 
 
 def test_layout_threads_and_blocks_reach_the_run(call, data, tmp_path):
