@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import grad
 
@@ -17,10 +19,11 @@ from convergence.chunks import direction_in_chunks
 from convergence.linear_solvers import Direct
 from convergence.methods import ClosedForm
 from problems import Parameters, Tasks
-from problems.few_shot import SEMANTICS, Conv4, FewShot, PrototypeHead, RidgeHead, SoftmaxHead
+from problems.few_shot import SEMANTICS, Conv4, FewShot, PrototypeHead, ResNet12, RidgeHead, SoftmaxHead
 from tests.independent import assert_near
 from tests.problems.few_shot import independent
 from tests.problems.few_shot.tiny import Counting, drawn, episodes, few_shot, singles, start
+from tests.strategies import seeds
 
 HEADS = {
     "softmax": SoftmaxHead(way=3, ridge=0.3),
@@ -291,6 +294,44 @@ def test_the_network_sees_each_image_once_an_iteration_whatever_k_and_n_are(K, N
     network.images.clear()
     direction_in_chunks(method, oracle, phi, tasks, method.start(oracle, phi), chunk=1)
     assert sum(network.images) == 2 * 3 * (6 + 3 * queries)
+
+
+# ---- the fast paths
+
+
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4)),
+    side=st.sampled_from([16, 19, 33]),
+    network=st.sampled_from([Conv4(3), ResNet12((2, 3, 2, 4))]),
+    bn=st.sampled_from(["task", "support"]),
+    seed=seeds,
+)
+@settings(max_examples=6)
+def test_every_fast_path_has_the_direction_of_the_plain_one(shape, side, network, bn, seed):
+    """Channels first, all tasks at once, one graph, against every other way, on networks and images of any shape."""
+    shot, queries, count = shape
+    source = episodes(side, shot=shot, queries=queries, seed=seed)
+    method = MemoryReduced(lower_steps=3, cg_steps=2, warm_start=False)
+
+    def direction(*, chunk: int = count, recompute: bool = False, checkpointed: bool = False, **options) -> Tensor:
+        embedding = dataclasses.replace(network, checkpointed=checkpointed)
+        problem = few_shot(embedding=embedding, source=source, bn=bn, **options)
+        phi, oracle, own = start(problem, seed), Oracle(problem), dataclasses.replace(method, recompute=recompute)
+        state, tasks = own.start(oracle, phi), drawn(problem, count, seed)
+        found = direction_in_chunks(own, oracle, phi, tasks, state, chunk=chunk).direction
+        return torch.cat([tensor.flatten() for tensor in found.values()])
+
+    expected = direction(channels_last=False)
+    assert float(expected.norm()) > 0
+    for options in (
+        {"channels_last": True},
+        {"channels_last": True, "chunk": 1},
+        {"channels_last": True, "recompute": True},
+        {"channels_last": True, "checkpointed": True},
+        {"channels_last": False, "chunk": 2, "recompute": True, "checkpointed": True},
+    ):
+        # 100 epsilon is what other orders of the same sums make of it; the variances of few pixels magnify that
+        assert float((direction(**options) - expected).norm()) <= 1e-12 * float(expected.norm())
 
 
 # ---- replicas
