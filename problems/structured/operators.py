@@ -17,6 +17,8 @@ from torch import Tensor
 
 from problems.arrays import floating
 
+_WIDE, _MANY = 2**13, 64  # entries of a row, and rows
+
 
 class Operator:
     """A symmetric positive definite matrix A of q rows, as what it does to vectors.
@@ -34,7 +36,17 @@ class Operator:
         return product
 
     def product(self, x: Tensor) -> Tensor:
-        """A x, in a tensor of its own."""
+        """A x, in a tensor of its own; few wide rows one by one, with the scratch of one, in the caches."""
+        result = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        rows, targets = x.reshape(-1, self.q), result.view(-1, self.q)
+        one_by_one = self.q >= _WIDE and len(rows) <= _MANY
+        with torch.no_grad():
+            for some, target in zip(rows.split(1), targets.split(1), strict=True) if one_by_one else ((rows, targets),):
+                self._multiply(some, target)
+        return result
+
+    def _multiply(self, x: Tensor, result: Tensor) -> None:
+        """Write A x into the result, (rows, q) both."""
         raise NotImplementedError
 
     def solve(self, x: Tensor) -> Tensor:
@@ -98,9 +110,9 @@ class DiagonalPlusLowRank(Operator):
         factor *= math.sqrt((kappa - middle) / np.linalg.eigvalsh(factor @ factor.T)[-1])
         return cls(rng.permutation(np.geomspace(1.0, middle, q)), factor)
 
-    def product(self, x: Tensor) -> Tensor:
-        """diagonal * x + factor' (factor x)."""
-        return torch.matmul(torch.matmul(x, self.factor.mT), self.factor).addcmul_(self.diagonal, x)
+    def _multiply(self, x: Tensor, result: Tensor) -> None:
+        torch.mm(torch.mm(x, self.factor.mT), self.factor, out=result)
+        result.addcmul_(self.diagonal, x)
 
     def solve(self, x: Tensor) -> Tensor:
         """D^-1 x - D^-1 F' (I + F D^-1 F')^-1 F D^-1 x."""
@@ -160,9 +172,9 @@ class Circulant(Operator):
         exponents = exponents - exponents.min()
         return cls(float(kappa) ** (exponents / exponents.max().clamp(min=1e-300)))
 
-    def product(self, x: Tensor) -> Tensor:
-        """F^-1 (eigenvalues * F x)."""
-        return self._filtered(x, self.half)
+    def _multiply(self, x: Tensor, result: Tensor) -> None:
+        waves = torch.fft.rfftn(x.view(-1, *self.grid), dim=self._axes).mul_(self.half)
+        torch.fft.irfftn(waves, s=self.grid, dim=self._axes, out=result.view(-1, *self.grid))
 
     def solve(self, x: Tensor) -> Tensor:
         """F^-1 (F x / eigenvalues), by transforms of complex numbers."""
@@ -176,10 +188,6 @@ class Circulant(Operator):
     def spectrum(self) -> tuple[float, float]:
         """Exact."""
         return float(self.half.min()), float(self.half.max())
-
-    def _filtered(self, x: Tensor, half: Tensor) -> Tensor:
-        waves = torch.fft.rfftn(x.reshape(*x.shape[:-1], *self.grid), dim=self._axes).mul_(half)
-        return torch.fft.irfftn(waves, s=self.grid, dim=self._axes).reshape(x.shape)
 
     def _divided(self, x: Tensor, half: Tensor) -> Tensor:
         full = _reflected(torch.nn.functional.pad(half, (0, self.grid[-1] - half.shape[-1])))
@@ -198,7 +206,8 @@ class Sparse(Operator):
 
     The spectrum is bounded by Gershgorin's circles: mu = min_i (a_ii - sum_j |a_ij|), L = max_i (a_ii + sum_j |a_ij|);
     both are attained by a positive multiple of I plus the Laplacian of a bipartite graph of equal degrees, the lower by
-    any Laplacian. Solves by sparse LU factors (scipy, on the CPU, float64, kept): tests and closed forms, not runs.
+    any Laplacian. Solves by sparse LU factors (scipy, on the CPU, float64, kept) of `matrix`, what was given as a
+    csc_array: for closed forms, not for runs.
     Raises ValueError on a matrix that is not symmetric or not strictly diagonally dominant.
 
     >>> Sparse([[2.0, -1.0], [-1.0, 2.0]]).spectrum
@@ -211,11 +220,11 @@ class Sparse(Operator):
         coo = scipy.sparse.coo_array(scipy.sparse.coo_array(matrix).tocsr())  # sums what is given twice
         if coo.shape[0] != coo.shape[1] or not np.isfinite(coo.data).all():
             raise ValueError(f"expected a square matrix of finite values, got shape {coo.shape}")
-        self._csc = scipy.sparse.csc_array(coo, dtype=np.float64)
-        if abs(self._csc - self._csc.T).max() > 1e-14 * abs(self._csc).max():
+        self.matrix = scipy.sparse.csc_array(coo, dtype=np.float64)
+        if abs(self.matrix - self.matrix.T).max() > 1e-14 * abs(self.matrix).max():
             raise ValueError("expected a symmetric sparse matrix, got one that is not")
-        diagonal = self._csc.diagonal()
-        radii = np.asarray(abs(self._csc).sum(0)).ravel() - abs(diagonal)
+        diagonal = self.matrix.diagonal()
+        radii = np.asarray(abs(self.matrix).sum(0)).ravel() - abs(diagonal)
         self._bounds = float((diagonal - radii).min()), float((diagonal + radii).max())
         if self._bounds[0] <= 0:
             raise ValueError(
@@ -260,18 +269,16 @@ class Sparse(Operator):
         scale = (kappa - 1) / (2 * degrees.max()) if len(left) else 0.0
         return cls(scipy.sparse.diags_array(1 + scale * degrees) - scale * W)
 
-    def product(self, x: Tensor) -> Tensor:
-        """diagonal * x, and the other entries pass by pass."""
-        result = self.diagonal * x
+    def _multiply(self, x: Tensor, result: Tensor) -> None:
+        torch.mul(self.diagonal, x, out=result)
         if self.offsets is None:
             for value, column in zip(self.values, self.columns, strict=True):
                 result.addcmul_(value, x.index_select(-1, column))
-            return result
+            return
         for value, offset in zip(self.values, self.offsets, strict=True):
             value = value[: self.q - offset]
-            result[..., : self.q - offset].addcmul_(value, x[..., offset:])
-            result[..., offset:].addcmul_(value, x[..., : self.q - offset])
-        return result
+            result[:, : self.q - offset].addcmul_(value, x[:, offset:])
+            result[:, offset:].addcmul_(value, x[:, : self.q - offset])
 
     def solve(self, x: Tensor) -> Tensor:
         """By sparse LU factors on the CPU."""
@@ -279,7 +286,7 @@ class Sparse(Operator):
 
     def solve_shifted_square(self, x: Tensor, shift: float) -> Tensor:
         """By sparse LU factors on the CPU, anew each time."""
-        square = scipy.sparse.csc_array(self._csc @ self._csc + shift * scipy.sparse.eye_array(self.q))
+        square = scipy.sparse.csc_array(self.matrix @ self.matrix + shift * scipy.sparse.eye_array(self.q))
         return _solved(scipy.sparse.linalg.splu(square, permc_spec="MMD_AT_PLUS_A"), x)
 
     @property
@@ -289,7 +296,7 @@ class Sparse(Operator):
 
     @cached_property
     def _factors(self) -> Any:
-        return scipy.sparse.linalg.splu(self._csc, permc_spec="MMD_AT_PLUS_A")
+        return scipy.sparse.linalg.splu(self.matrix, permc_spec="MMD_AT_PLUS_A")
 
 
 # ---- what they are made of

@@ -131,6 +131,17 @@ def test_random_instances_have_the_conditioning_asked_for(kappa):
     assert whole == pytest.approx((1.0, kappa), rel=1e-14)
 
 
+@made
+@pytest.mark.parametrize("lead", [(), (1,), (3,), (2, 4)])
+def test_rows_one_by_one_give_the_same_product(make, lead, monkeypatch):
+    operator, _ = make(3, 10)
+    x = normal(0, *lead, 10)
+    together = operator.product(x)
+    monkeypatch.setattr("problems.structured.operators._WIDE", 1)
+    assert_near(operator.product(x), together, within=50 * EPS)
+    assert_near(operator.product(x.expand(2, *x.shape)), together.expand(2, *x.shape), within=50 * EPS)
+
+
 # ---- which layout
 
 
@@ -190,6 +201,20 @@ def test_a_call_is_differentiable_in_forward_mode(make):
 
 
 # ---- memory, dtype, device
+
+
+def test_wide_rows_need_the_scratch_of_one():
+    q, rows, rng = 2**13, 8, np.random.default_rng(0)
+    laplacian, order = Sparse.grid(64, 128, kappa=3.0, rng=rng).matrix, rng.permutation(q)
+    for operator in (
+        DiagonalPlusLowRank.random(q, rank=2, kappa=3.0, rng=rng),
+        Circulant.random((64, 128), kappa=3.0, rng=rng),
+        Sparse(laplacian),
+        Sparse(laplacian.tocsr()[order][:, order]),
+    ):
+        x = normal(0, rows, q)
+        # 64 x 65 complex numbers are the transform of 64 x 128 real ones
+        assert peak_bytes(lambda operator=operator, x=x: operator.product(x)) <= (rows * q + 2 * 64 * 65) * 8
 
 
 @pytest.mark.parametrize(("make", "vectors"), [(low_rank, 1), (circulant, 2), (sparse, 2), (grid, 1)])
