@@ -38,6 +38,10 @@ _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _LIMIT: ContextVar[int | None] = ContextVar("memory limit", default=None)
 
 
+class TooLittleMemory(ValueError):
+    """A budget that the smallest chunks exceed; the message names the least that is enough."""
+
+
 def parse(memory: str | int) -> int:
     """Bytes of a budget such as "2GiB", "500 MB" or 10**9. Raises ValueError on anything else.
 
@@ -168,7 +172,7 @@ def within(memory: int, sizes: Sizes, *, name: str) -> Chunks:
     needed = max(first.data + first.growing, one.total)  # the first time nothing is joined
     if needed > memory:
         at_once = "one task" if least == 1 else f"{least} tasks"
-        raise ValueError(
+        raise TooLittleMemory(
             f"expected memory of at least {readable(needed)} for {at_once} of one replica at a time, "
             f"got {readable(memory)}{reason}"
         )
@@ -193,7 +197,7 @@ def most_within(memory: int, taken: Callable[[int], int], most: int, *, held: in
     """
     one = _Peak(held, 0, taken(1), [])
     if one.total > memory:
-        raise ValueError(
+        raise TooLittleMemory(
             f"expected memory of at least {readable(one.total)} for one task at a time, got {readable(memory)}"
         )
     found = _largest(lambda count: _Peak(held, 0, taken(count), []), {1: one}, one.growing, most, memory)

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from convergence import command_line, resolve_device
 from convergence.arguments import integer
+from convergence.budget import parse
 from convergence.command_line import named
 from convergence.distributed import Ranks, launched
 from paper_checks import CLAIMS, Outcome, Setting, Verdict
@@ -82,6 +83,9 @@ def run(
         int, typer.Option(help="Of torch and of numpy on a CPU; small arrays gain nothing from more.")
     ] = 1,
     jobs: Annotated[int, typer.Option(help="Claims at a time, each in a process of its own.")] = 1,
+    memory: Annotated[
+        str | None, typer.Option(help="As 2GiB: of every run within a claim, a few replicas or tasks at a time.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for verdicts.json, report.html, figures, evidence.")] = Path(
         "verdicts"
     ),
@@ -96,7 +100,9 @@ def run(
     threads, jobs = integer("--threads", threads, least=1), min(integer("--jobs", jobs, least=1), len(claims))
     use_threads(threads)
     integer("--seed", seed, least=0)
-    setting = Setting(scale=scale.value, seed=seed, device=device)
+    if memory is not None:
+        parse(memory)
+    setting = Setting(scale=scale.value, seed=seed, device=device, memory=memory)
     with launched(device) as ranks:
         if ranks.size > 1 and jobs > 1:
             raise ValueError(f"expected no --jobs where torchrun has started {ranks.size} processes, got {jobs}")

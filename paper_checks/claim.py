@@ -52,6 +52,7 @@ def silent(what: str) -> None:
 class Setting:
     """How a claim is run: `scale`, `seed`, `device`, and the `method` under judgement.
 
+    `memory` is a budget for every run of `convergence.run`, such as "2GiB".
     `method` is called with lower_steps, lower_step_size, cg_steps, upper_step_size, warm_start.
     `report` hears what is being measured, see `track`.
     """
@@ -60,6 +61,7 @@ class Setting:
     seed: int = 0
     device: str = "cpu"
     method: Callable[..., Any] = MemoryReduced
+    memory: str | None = None
     report: Callable[[str], None] = field(default=silent, repr=False, compare=False)
 
     def pick(self, smoke: T, paper: T) -> T:

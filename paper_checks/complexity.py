@@ -50,8 +50,12 @@ def run(setting: Setting) -> Evidence:
 
 
 def control(setting: Setting) -> Evidence:
-    """The counts with the planted error; it is right everywhere else, and must be caught all the same."""
-    return {**_first_hits(setting), **_hitting_times(setting), **_counts(replace(setting, method=OneLowerStepFewer))}
+    """The counts with the planted error; it is right everywhere else, and must be caught all the same.
+
+    What is right was judged in `run`: here it is gathered at smoke scale.
+    """
+    right, planted = replace(setting, scale="smoke"), replace(setting, method=OneLowerStepFewer)
+    return {**_first_hits(right), **_hitting_times(right), **_counts(planted)}
 
 
 def judge(evidence: Evidence) -> list[Comparison]:

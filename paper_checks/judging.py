@@ -12,6 +12,8 @@ from dataclasses import replace
 import torch
 from threadpoolctl import threadpool_limits
 
+from convergence import memory_limit
+from convergence.budget import TooLittleMemory
 from convergence.distributed import Ranks
 from paper_checks import CLAIMS
 from paper_checks.claim import Claim, Evidence, Setting, Verdict, silent
@@ -94,9 +96,13 @@ def _heard(waiting: dict[int, Claim], ranks: Ranks) -> Iterator[Judged]:
 
 
 def _judge(name: str, setting: Setting) -> tuple[Verdict, Evidence]:
-    """Raises RuntimeError where a claim cannot be judged: a defect of the claim, not of the options it was given."""
+    """Raises ValueError where a run exceeds the memory of the setting; RuntimeError where a claim cannot be judged at
+    all: a defect of the claim, not of the options it was given."""
     try:
-        verdict, evidence = CLAIMS[name].verdict(setting)
+        with memory_limit(setting.memory):
+            verdict, evidence = CLAIMS[name].verdict(setting)
+    except TooLittleMemory as error:
+        raise ValueError(f"{name}: {error}") from error
     except ValueError as error:
         raise RuntimeError(f"{name} could not be judged: {error}") from error
     return replace(verdict, setting=replace(setting, report=silent)), evidence

@@ -145,6 +145,8 @@ def drift_probe() -> Probe:
     last: list[tuple[Parameters, Tensor]] = []
 
     def measure(snapshot: Snapshot) -> Tensor:
+        if snapshot.iteration == 0:
+            last.clear()  # of a short run, by which a memory budget chose
         theta = snapshot.step.theta
         moved = torch.zeros((), dtype=theta.dtype, device=theta.device)
         if last:

@@ -67,6 +67,7 @@ def test_the_report_is_one_page_that_needs_no_network(monkeypatch, capsys, tmp_p
         (["cg_rate", "--seed", "-1"], "-1"),
         (["cg_rate", "--nonsense"], "--nonsense"),
         (["cg_rate", "--device", "abacus"], "abacus"),
+        (["cg_rate", "--memory", "lots"], "lots"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_status_2(monkeypatch, capsys, tmp_path, arguments, expected):
@@ -149,6 +150,14 @@ def test_claims_judged_side_by_side_are_those_judged_one_by_one(monkeypatch, cap
     for name in names:
         found = [np.load(tmp_path / str(jobs) / "evidence" / f"{name}.npz") for jobs in (1, 2)]
         assert all(np.array_equal(found[0][key], found[1][key]) for key in found[0].files)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_budget_holds_for_every_run_and_too_little_is_wrong_usage(monkeypatch, capsys, tmp_path, jobs):
+    names = ("growing_lower_steps", "cg_rate", "--jobs", jobs, "--out", tmp_path / "out")
+    code, _, err = call(monkeypatch, capsys, *names, "--memory", "3kB")
+    assert code == 2
+    assert re.search(r"growing_lower_steps: expected memory of at least \S+ for one task of one replica", err)
 
 
 @pytest.mark.parametrize("jobs", ["0", "-1", "x"])
