@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 from convergence import MemoryReduced, Oracle
 from convergence.catalogue import METHODS
 from problems import Quadratic
 from problems.catalogue import LARGE, PROBLEMS, STOCHASTIC
+from problems.few_shot import PrototypeHead, RidgeHead, SoftmaxHead
 from tests.convergence.methods.instances import batch_of, meets, method
+from tests.problems.few_shot.tiny import few_shot
 
 DEVICE = "fakegpu"
 INSTANCES = {**PROBLEMS, **LARGE, **STOCHASTIC}
@@ -23,7 +25,9 @@ INSTANCES = {**PROBLEMS, **LARGE, **STOCHASTIC}
 @pytest.fixture(scope="module", autouse=True)
 def _device():
     if torch._C._get_privateuse1_backend_name() != DEVICE:
-        _setup_privateuseone_for_python_backend(DEVICE)
+        module = _DummyBackendModule()
+        module.get_amp_supported_dtype = lambda: [torch.bfloat16]
+        _setup_privateuseone_for_python_backend(DEVICE, backend_module=module)
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +73,19 @@ def test_a_step_of_every_method_stays_on_its_device_and_waits_for_no_value(name,
             taken, seen = step(problem, of, replicas), seen + 1
             assert {x.device.type for x in (*taken.phi.values(), taken.theta, taken.v, taken.failure)} == {DEVICE}
     assert seen > 0
+
+
+@pytest.mark.parametrize("head", [SoftmaxHead(way=3, ridge=0.1), RidgeHead(way=3), PrototypeHead(way=3)])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_few_shot_step_stays_there_too(head, recompute):
+    problem = few_shot(head)
+    start, drawn = problem.phi0(torch.Generator()), problem.sample(2, torch.Generator())
+    of = MemoryReduced(lower_steps=2, cg_steps=2, upper_step_size=0.1, warm_start=False, recompute=recompute)
+    with FakeTensorMode() as fake, _Arriving(fake):
+        phi = {name: x.to(DEVICE, torch.float64) for name, x in start.items()}
+        there = Oracle(problem.to(DEVICE, torch.float64))
+        taken = of.step(there, phi, drawn.to(DEVICE, torch.float64), of.start(there, phi))
+    assert {x.device.type for x in (*taken.phi.values(), taken.theta, taken.v, taken.failure)} == {DEVICE}
 
 
 class OnTheHost(Quadratic):
