@@ -6,6 +6,7 @@ from paper_checks import CLAIMS, Outcome, Setting
 from paper_checks.claim import SECTIONS
 
 
+@pytest.mark.battery
 @pytest.mark.parametrize("name", CLAIMS)
 def test_the_claim_holds_and_its_control_is_violated(name):
     verdict, evidence = CLAIMS[name].verdict(Setting(scale="smoke", seed=0))
