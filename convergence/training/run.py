@@ -64,7 +64,7 @@ class Run:
         self._wished = False  # that the run stops: by any rank, as of the last message
         self.problem = plan.problem(recipe, plan.episodes(splits, "train"), embedding)
         require(recipe.method, self.problem)
-        drawn = partial(_drawn, self.problem, plan)
+        drawn = partial(_drawn, self.problem, plan, self.ranks.part(plan.batch))
         self._tasks: Callable[[int], Tasks] = Ahead(drawn, plan.iterations) if plan.ahead else drawn
         self.oracle = Oracle(self.problem, seeds=(plan.seed,))
         phi = self.problem.phi0(generator(plan.seed, "start"))
@@ -149,13 +149,13 @@ class Run:
     def _direction(self, stop: Callable[[], object], *, metered: bool) -> tuple[Direction, int | None]:
         """d of this iteration's tasks, and the peak bytes where the meter, which costs time, is asked for."""
         plan, ranks, before = self.plan, self.ranks, Counted.by(self.oracle)
-        tasks = self._tasks(self.iteration)
+        own, found, peak = self._tasks(self.iteration), None, None
         self.oracle.begin(self.iteration)
-        if ranks.size == 1:
-            return self._of_tasks(tasks, metered=metered)
-        own, found, peak = tasks[ranks.part(plan.batch)], None, None
         if len(own):
             found, peak = self._of_tasks(own, metered=metered)
+        if ranks.size == 1:
+            assert found is not None
+            return found, peak
         if self.oracle.drew:
             raise ValueError(
                 "expected a method that draws no numbers where tasks are spread over ranks, "
@@ -257,8 +257,9 @@ class Run:
         self.seconds = state["seconds"]
 
 
-def _drawn(problem: FewShotProblem, plan: Plan, iteration: int) -> Tasks:
-    return problem.sample(plan.batch, generator(plan.seed, "tasks", iteration))
+def _drawn(problem: FewShotProblem, plan: Plan, part: slice, iteration: int) -> Tasks:
+    """Of the batch of this iteration that part."""
+    return problem.sample(plan.batch, generator(plan.seed, "tasks", iteration), part)
 
 
 def _compiling(problem: FewShotProblem) -> float:

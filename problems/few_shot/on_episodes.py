@@ -41,8 +41,8 @@ class OnEpisodes(Problem):
         """Whether the network stores its images with channels last on this device: not, unless asked for."""
         return bool(self.channels_last)
 
-    def sample(self, size: int | None, rng: torch.Generator) -> Tasks:
-        """`size` episodes on the CPU, their indices drawn from `rng`, on whatever device it is.
+    def sample(self, size: int | None, rng: torch.Generator, part: slice = slice(None)) -> Tasks:
+        """`size` episodes on the CPU, or that part of them; indices are drawn from `rng`, on whatever device it is.
 
         Raises ValueError on None (there is no pool), and on fewer than one.
         """
@@ -50,7 +50,7 @@ class OnEpisodes(Problem):
             raise ValueError("expected a number of episodes, got None: they are drawn without end")
         if size < 1:
             raise ValueError(f"expected at least one episode, got {size}")
-        return self.episodes.draw(torch.randint(INDICES, (size,), generator=rng, device=rng.device))
+        return self.episodes.draw(torch.randint(INDICES, (size,), generator=rng, device=rng.device)[part])
 
     def _network(self, phi: Parameters, images: Tensor, normalise: Normalisation) -> Tensor:
         """Features (n, d), in the dtype of phi, of images (n, C, H, W) uint8. Raises TypeError on another type."""
