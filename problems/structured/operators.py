@@ -38,11 +38,13 @@ class Operator:
     def product(self, x: Tensor) -> Tensor:
         """A x, in a tensor of its own; few wide rows one by one, with the scratch of one, in the caches."""
         result = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        if x.dim() == 2 and (len(x) == 1 or self.q < _WIDE):  # no views to make: they cost as much as a pass over x
+            self._multiply(x, result)
+            return result
         rows, targets = x.reshape(-1, self.q), result.view(-1, self.q)
-        one_by_one = self.q >= _WIDE and len(rows) <= _MANY
-        with torch.no_grad():
-            for some, target in zip(rows.split(1), targets.split(1), strict=True) if one_by_one else ((rows, targets),):
-                self._multiply(some, target)
+        size = 1 if self.q >= _WIDE and len(rows) <= _MANY else len(rows)
+        for some, target in zip(rows.split(size), targets.split(size), strict=True):
+            self._multiply(some, target)
         return result
 
     def _multiply(self, x: Tensor, result: Tensor) -> None:
