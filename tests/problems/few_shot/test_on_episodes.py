@@ -74,7 +74,7 @@ def test_images_that_are_not_uint8_are_refused_and_left_as_they_are(make, dtype)
 
 @pytest.mark.parametrize("part", [slice(0, 2), slice(2, 5), slice(3, 3)])
 def test_a_part_of_a_batch_is_that_of_the_whole(part):
-    problem = few_shot()
+    problem = FewShot(episodes(), embedding=Conv4(4), head=SoftmaxHead(way=3))
     whole, some = (problem.sample(5, torch.Generator().manual_seed(1), *parts) for parts in ((), (part,)))
     assert torch.equal(some.index, whole.index[part])
     assert all(torch.equal(tensor, whole.tensors[name][part]) for name, tensor in some.tensors.items())
