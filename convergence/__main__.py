@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from convergence import Method, Result, command_line
-from convergence.arguments import integer
+from convergence.arguments import integer, positive
 from convergence.budget import readable
 from convergence.catalogue import METHODS
 from convergence.command_line import named
@@ -101,6 +101,8 @@ def solve(
     chosen = _method(method, options | dict(_field(text) for text in others or ()))
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise ValueError(f"expected --out a file in an existing folder, got {out}")
+    integer("--keep-every", keep_every, least=1)
+    positive("--rank-timeout", rank_timeout)
     if resume and keep is None:
         raise ValueError("expected --keep, the folder of the run to --resume, got none")
     with launched(device, timeout=rank_timeout) as ranks, _interrupts(keep) as interrupts:

@@ -18,7 +18,7 @@ WRONG_USAGE = 2
 INTERRUPTED = 130
 LOST = 1  # a rank of several: not a verdict either, but torchrun makes 1 of every status
 BROKEN = 70  # a defect of this package or of what it runs: neither a verdict nor wrong usage
-_PATIENCE = 3.0  # seconds
+_PATIENCE = 10.0  # seconds: a process takes some to end where the machine is busy
 T = TypeVar("T")
 
 

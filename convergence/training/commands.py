@@ -23,6 +23,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from convergence.arguments import positive
 from convergence.command_line import LOST
 from convergence.distributed.ranks import TIMEOUT, RankLost, Ranks, launched, restarted
 from convergence.files import write_atomically
@@ -128,6 +129,7 @@ def train(
     if wanted is not None and seed is not None:
         raise ValueError(f"expected --seed or --seeds, got both (--seed {seed})")
     context.params["compile"] = context.params.pop("compile_")
+    positive("--rank-timeout", rank_timeout)
     with _options_named(), launched(device, timeout=rank_timeout) as ranks:
         asked, plan = _asked(context.params), _plan(context.params)
         if wanted is None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import sys
 from dataclasses import dataclass
 
@@ -167,3 +168,46 @@ def test_a_memory_budget_cuts_the_run_and_says_how(monkeypatch, capsys, tmp_path
     assert found["cut"]["chunks"]["peak"] <= parse(least)
     for cut, whole in zip(found["cut"]["phi"]["phi"], found["whole"]["phi"]["phi"], strict=True):
         assert cut == pytest.approx(whole, rel=1e-12)
+
+
+def test_a_run_that_is_kept_goes_on(monkeypatch, capsys, tmp_path):
+    kept, outs = tmp_path / "kept", [tmp_path / name for name in ("whole.json", "resumed.json")]
+    asked = ("quadratic", "--batch", 4)
+    assert call(monkeypatch, capsys, *asked, "--iterations", 9, "--out", outs[0])[0] == 0
+    keep = ("--keep", kept, "--keep-every", 2)
+    assert call(monkeypatch, capsys, *asked, "--iterations", 5, *keep)[0] == 0
+    code, _, error = call(monkeypatch, capsys, *asked, "--iterations", 9, *keep)
+    assert code == 2
+    assert "expected a folder without a run, or resume" in error
+    assert call(monkeypatch, capsys, *asked, "--iterations", 9, *keep, "--resume", "--out", outs[1])[0] == 0
+    whole, resumed = (json.loads(out.read_text()) for out in outs)
+    for name in ("phi", "trace", "calls", "iterations", "status"):
+        assert resumed[name] == whole[name]
+
+
+def test_a_signal_ends_a_run_that_is_kept_when_it_is_kept(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(command.Interrupts, "received", signal.SIGTERM, raising=False)
+    monkeypatch.setattr(command.Interrupts, "__init__", lambda self: setattr(self, "_before", {}))
+    keep = ("--keep", tmp_path, "--keep-every", 3)
+    code, printed, _ = call(monkeypatch, capsys, "quadratic", "--iterations", 9, *keep)
+    assert code == 128 + signal.SIGTERM
+    assert re.search(r"upper iterations\s+│ 3 ", printed)
+    assert (tmp_path / "run.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--resume",), "expected --keep, the folder of the run to --resume, got none"),
+        (("--keep", "KEPT", "--resume"), "expected a checkpoint .*run.pt, got no such file"),
+        (("--keep", "KEPT", "--replicas", 2), "expected no replicas with a run that is kept, got 2"),
+        (("--keep", "KEPT", "--keep-every", 0), "expected --keep-every an integer >= 1, got 0"),
+        (("--keep", "KEPT", "--method", "soba"), "got SOBA"),
+        (("--rank-timeout", 0), "expected --rank-timeout a finite number > 0, got 0.0"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(monkeypatch, capsys, tmp_path, options, sentence):
+    named = [str(tmp_path / "kept") if option == "KEPT" else option for option in options]
+    code, _, error = call(monkeypatch, capsys, "quadratic", "--iterations", 2, *named)
+    assert code == 2
+    assert re.search(sentence, error)
