@@ -66,7 +66,8 @@ def run(
     replicas       R independent runs in one batched computation; replica r is the run with seed + r. With an
                    optimizer only elementwise ones (`convergence.optimisers.ELEMENTWISE`), which keep replicas apart
     probes         names of `convergence.probes.PROBES` or functions of a Snapshot; by default the true squared
-                   gradient norm where there is a finite pool. Not counted as oracle calls
+                   gradient norm where there is a finite pool. Not counted as oracle calls. Functions see one chunk of
+                   replicas at a time, and a budget's short runs before, each from the first iteration
     stop_at        probe -> threshold; a replica stops with CONVERGED before the first iteration t at which all its
                    probes of phi named here are at or below theirs, or after it for probes of the step
     phi0           the start, with or without a replica axis; by default drawn by the problem from the seed

@@ -100,17 +100,23 @@ def potential(problem: Quadratic, beta: float, lyapunov: Lyapunov) -> Probe:
     """V_t as a probe of the step, by closed forms, for a quadratic on the device of the run."""
     pool = problem.sample(None, torch.Generator())
     H = torch.as_tensor(QuadraticTheory.of(problem).upper_form[0], device=pool.index.device)
-    optimum = problem.upper_solution()["phi"]
+    optimum, factor = problem.upper_solution()["phi"], torch.linalg.cholesky(pool.A)
 
     def measure(snapshot: Snapshot) -> Tensor:
-        theta, v = snapshot.step.theta, snapshot.step.v
-        a = (theta - problem.lower_solution(snapshot.phi, pool)).square().sum(-1).mean()
-        e = v - torch.linalg.solve(pool.A, torch.einsum("mij,mj->mi", pool.Q, theta - pool.u))
-        b = torch.einsum("mi,mij,mj->m", e, pool.A, e).mean()
-        x = snapshot.phi["phi"] - optimum  # Phi - Phi* = 1/2 |x|^2_H: a difference of values would drown in rounding
+        phi, theta, v = snapshot.phi["phi"], snapshot.step.theta, snapshot.step.v
+        right = torch.stack((pool.C @ phi + pool.b, _product(pool.Q, theta - pool.u)), -1)
+        optimal_theta, optimal_v = torch.cholesky_solve(right, factor).unbind(-1)
+        a, e = (theta - optimal_theta).square().sum(-1).mean(), v - optimal_v
+        b = (e * _product(pool.A, e)).sum(-1).mean()
+        x = phi - optimum  # Phi - Phi* = 1/2 |x|^2_H: a difference of values would drown in rounding
         return 0.5 * x @ H @ x + beta * (lyapunov.P * a + lyapunov.Q * b)
 
     return Probe("V", measure, of_step=True)
+
+
+def _product(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """(M, q, q) times (M, q)."""
+    return (matrices @ vectors.unsqueeze(-1)).squeeze(-1)
 
 
 def reference_potential(problem: Problem, optimum: float, beta: float, lyapunov: Lyapunov) -> Probe:

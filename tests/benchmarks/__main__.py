@@ -26,6 +26,7 @@ from tests.benchmarks.few_shot import few_shot
 from tests.benchmarks.large import large
 from tests.benchmarks.rounds import Figure, figure_of, in_turn, ratios
 from tests.benchmarks.small import small
+from tests.benchmarks.throughput import in_chunks
 
 WRITTEN = Path("bench.json")
 
@@ -34,7 +35,7 @@ def main() -> None:
     """Measure everything, print it, write it. One thread, as the battery runs."""
     torch.set_num_threads(1)
     committed = json.loads(WRITTEN.read_text())["figures"] if WRITTEN.exists() else {}
-    figures: dict[str, Figure] = {**small(), **_few_large_steps(), **few_shot(), **large()}
+    figures: dict[str, Figure] = {**small(), **in_chunks(), **_few_large_steps(), **few_shot(), **large()}
     figures |= _battery()
     table = Table(title=f"{os.cpu_count()} cores, {torch.get_num_threads()} threads", title_justify="left")
     for heading in ("figure", "median", "min", "max", "unit", "last committed", "aim"):

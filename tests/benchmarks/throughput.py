@@ -11,6 +11,7 @@ import io
 import math
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ from figures.style import Evidence, save
 from figures.throughput import draw as draw_throughput
 from figures.throughput import fit
 from problems import Problem, ProxSoftmax, Quadratic
-from tests.benchmarks.rounds import Figure, figure_of
+from tests.benchmarks.rounds import Figure, figure_of, in_turn, ratios
 
 STORED = Path("docs/throughput.npz")
 ROUNDS = 3
@@ -84,8 +85,17 @@ def throughput(rounds: int = ROUNDS) -> Evidence:
     return found
 
 
+def in_chunks() -> dict[str, Figure]:
+    """For `make bench`: what the chunks of replicas that `run` takes by default gain where they matter most."""
+    case, replicas = CASES["wide"], 64
+    chosen = _chosen(case, 256)
+    measures = [partial(_seconds, case, replicas, BLOCK, chunks) for chunks in (Chunks(), chosen)]
+    at_once, cut = in_turn(*measures, label="chunks of replicas", rounds=5)
+    return {"64 replicas at once / in chunks, p 20, q 100": figure_of(ratios(at_once, cut), "ratio", ">= 1")}
+
+
 def figures(evidence: Evidence) -> dict[str, Figure]:
-    """For `make bench`: overhead, knee, throughput on the flat part, and what chunks gain."""
+    """Overhead, knee, throughput on the flat part, and what chunks gain."""
     found: dict[str, Figure] = {}
     for name in CASES:
         replicas, chunks, seconds = (evidence[f"{name}_{key}"] for key in ("replicas", "chunks", "seconds"))
