@@ -26,8 +26,8 @@ from convergence.trees import tensors_of
 from problems import Problem
 
 # What a step may touch before replicas slow each other down: half of the last cache of the machine it was measured on.
-# 4096 replicas of a quadratic took 1.2 times, 128 of a larger one twice as long at once (python -m
-# tests.benchmarks.throughput)
+# At once 256 to 4096 replicas of a quadratic took 1.0 to 1.3 times as long as in such chunks, 64 of a larger one 1.2
+# times (python -m tests.benchmarks.throughput), and all their memory
 CACHE = 2**24
 
 _MEASUREMENTS = 4  # of a number, after that on one

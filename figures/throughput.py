@@ -17,12 +17,12 @@ from figures.style import BLACK, BLUE, GREEN, PURPLE, VERMILION, Array, Evidence
 
 MIB = 2**20
 PROBLEMS = {
-    "small": Series(VERMILION, "^", "p 3, q 2, 2 tasks"),
-    "quadratic": Series(BLUE, "o", "p 10, q 20, 8 tasks"),
-    "wide": Series(PURPLE, "D", "p 20, q 100, 4 tasks"),
-    "heads": Series(GREEN, "s", "softmax heads, 8 tasks"),
+    "small": Series(VERMILION, "^", "p 3, q 2"),
+    "quadratic": Series(BLUE, "o", "p 10, q 20"),
+    "wide": Series(PURPLE, "D", "p 20, q 100"),
+    "heads": Series(GREEN, "s", "softmax heads"),
 }
-_KNEE = Line2D([], [], linestyle="none", color=BLACK, marker="|", markersize=9, label="knee $a/b$")
+_KNEE = Line2D([], [], linestyle="none", color=BLACK, marker="|", markersize=9, label="knee $R = a/b$")
 
 
 class Law(NamedTuple):
@@ -61,7 +61,7 @@ def draw(evidence: Evidence) -> Figure:
     ratios.set_ylim(bottom=0)
     ratios.axvline(float(evidence["cache"]) / MIB, color=BLACK, linewidth=0.6)
     level(ratios, 1.0)
-    legend(rates, dashed("$n a + b R$, fitted"), _KNEE)
+    legend(rates, _KNEE, dashed("$n a + b R$, fitted"))
     legend(ratios, Line2D([], [], color=BLACK, linewidth=0.6, label="size of a chunk"), dashed("no difference"))
     return figure
 
@@ -71,7 +71,7 @@ def _rates(axes: Axes, evidence: Evidence, name: str, series: Series) -> None:
     law = fit(replicas, evidence[f"{name}_chunks"], seconds)
     tasks = replicas * float(evidence[f"{name}_batch"])
     band(axes, replicas, tasks[:, None] / seconds, series.colour)
-    label = f"{series.label}: knee at {law.knee:.0f}"
+    label = f"{series.label}: {law.knee:.0f}"
     measured(axes, replicas, tasks / np.median(seconds, axis=-1), series, label=label)
     predicted(axes, replicas, tasks / law.seconds(replicas, evidence[f"{name}_chunks"]), series.colour)
     knee = law.knee * float(evidence[f"{name}_batch"])

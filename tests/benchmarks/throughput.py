@@ -128,7 +128,9 @@ def _iterations(case: Case, replicas: int) -> int:
 
 
 def _chosen(case: Case, replicas: int) -> Chunks:
-    """What `run` takes for a run long enough to look for the caches."""
+    """What `run` takes for a run long enough to look for the caches; that of a few replicas would take minutes."""
+    if replicas < BLOCK:
+        return Chunks(replicas, case.tasks)
     long = run(case.problem, METHOD, iterations=2**14 // replicas + 1, batch=case.batch, replicas=replicas, probes=())
     return long.chunks
 
