@@ -206,8 +206,10 @@ def launched(device: str = "cpu", *, timeout: float = TIMEOUT) -> Iterator[Ranks
     store = PrefixStore(_name_of_this_start(shared, rank, size, timeout), shared)
     backend = "cpu:gloo,cuda:nccl" if kind.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
+    ranks = Ranks(rank, size, store)
     try:
-        yield Ranks(rank, size, store)
+        ranks.sum(torch.zeros(1))  # none goes on, and may end, while another is still being connected
+        yield ranks
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -47,6 +47,7 @@ def _rank(
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "store"), size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout))
+    dist.barrier()  # none ends while another is still being connected
     try:
         outcome = target(Ranks(rank, size, dist.PrefixStore("run", store)), *arguments)
     except Exception as error:

@@ -317,6 +317,17 @@ def test_a_run_that_fails_leaves_what_was_kept(tmp_path):
     assert (tmp_path / "run.pt").read_bytes() == before
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_rows_and_phi_are_those_of_the_cpu(tmp_path):
+    options = {"ranks": Ranks(), "batch": 4, "keep": tmp_path, "keep_every": 3, "device": "cuda"}
+    run(quadratic(), WARM, iterations=5, **options)
+    found = run(quadratic(), WARM, iterations=T, resume=True, **options)
+    whole = alone(quadratic(), WARM, iterations=T, batch=4)
+    assert_near(found.phi["phi"].cpu(), whole.phi["phi"], within=1e-9)
+    for mine, tensor in zip(tensors_of(found.state), tensors_of(whole.state), strict=True):
+        assert_near(mine.cpu(), tensor, within=1e-9)
+
+
 # ---- a rank that is lost
 
 
