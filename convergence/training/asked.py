@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from convergence.command_line import named
 from convergence.linear_solvers import ConjugateGradient, Direct
@@ -20,8 +20,8 @@ class Asked:
     data, root, size, classes, images_per_class   as `data_sets.images` takes them
     method                       of `RECIPES`
     embedding, channels          "conv4" or "resnet12", with so many channels (of ResNet12 in its first block)
-    activation_checkpoints       the blocks of the network keep their inputs alone
-    threads                      of torch, in the process that trains
+    recompute_blocks       the blocks of the network keep their inputs alone
+    threads                      of torch, in the process that trains; "auto" before they are measured
     lower_steps, lower_step_size, cg_steps, direct, low_memory   changes of the method
     ridge, lasso                 changes of the head
     """
@@ -34,8 +34,8 @@ class Asked:
     images_per_class: int | None = None
     embedding: str = "conv4"
     channels: int = 32
-    activation_checkpoints: bool = False
-    threads: int | None = None
+    recompute_blocks: bool = False
+    threads: int | Literal["auto"] | None = None
     lower_steps: int | None = None
     lower_step_size: float | None = None
     cg_steps: int | None = None
@@ -70,7 +70,7 @@ class Asked:
         held = Asked.from_json(labels)
         if (held.data, held.method) != (self.data, self.method):
             return self
-        open_ = {name for name, value in self.as_json().items() if value is None or value is False}
+        open_ = {name for name, value in self.as_json().items() if value in (None, "auto") or value is False}
         return replace(self, **{name: getattr(held, name) for name in open_})
 
     def splits(self, *, progress: bool = True) -> Splits:
@@ -90,10 +90,10 @@ class Asked:
         if self.channels < 1:
             raise ValueError(f"expected --channels of at least 1, got {self.channels}")
         if self.embedding == "conv4":
-            return Conv4(self.channels, checkpointed=self.activation_checkpoints)
+            return Conv4(self.channels, checkpointed=self.recompute_blocks)
         first = self.channels
         widths = (first, 5 * first // 2, 5 * first, 10 * first)
-        return ResNet12(widths, checkpointed=self.activation_checkpoints)
+        return ResNet12(widths, checkpointed=self.recompute_blocks)
 
     def recipe(self, held: Mapping[str, Any] | None = None) -> Recipe:
         """The recipe with what was changed. Raises ValueError where it has no such thing.

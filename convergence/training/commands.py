@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from convergence.arguments import positive
+from convergence.arguments import integer, positive
 from convergence.command_line import LOST
 from convergence.distributed.ranks import TIMEOUT, RankLost, Ranks, launched, restarted
 from convergence.files import write_atomically
@@ -34,12 +34,13 @@ from convergence.training import seeds as over_seeds
 from convergence.training import train as train_run
 from convergence.training.asked import Asked
 from convergence.training.data import NAMES, WITHIN_GROUPS
+from convergence.training.fastest import fastest_threads
 from convergence.training.interrupts import Interrupts
 from convergence.training.live import ending, live
 from convergence.training.plan import DTYPES, OPTIMIZERS, SCHEDULES
 from convergence.training.process import keep_freed_memory, use_threads
 from convergence.training.run_folder import RunFolder
-from problems.few_shot import EMBEDDINGS, SEMANTICS, Augmentation, EpisodeList, Splits
+from problems.few_shot import EMBEDDINGS, SEMANTICS, Augmentation, Embedding, EpisodeList, Splits
 
 TRAIN_HELP = (
     "Under torchrun the tasks of every batch are spread over the ranks; so are --seeds, where there are as many: "
@@ -104,8 +105,8 @@ def train(
     autocast: Annotated[bool, typer.Option("--autocast", help="The network in bfloat16.")] = False,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Images so stored; default on a CPU.")] = False,
     channels_first: Annotated[bool, typer.Option("--channels-first", help="The same for channels first.")] = False,
-    activation_checkpoints: Annotated[
-        bool, typer.Option("--activation-checkpoints", help="Blocks of the network keep their inputs alone.")
+    recompute_blocks: Annotated[
+        bool, typer.Option("--recompute-blocks", help="Blocks of the network keep their inputs alone.")
     ] = False,
     compile_: Annotated[
         bool, typer.Option("--compile", help="The network by torch.compile: takes half a minute first.")
@@ -113,7 +114,9 @@ def train(
     resident: Annotated[
         bool, typer.Option("--resident", help="Keep all images on the device; default on a GPU with room.")
     ] = False,
-    threads: Annotated[int | None, typer.Option(help="Of torch; by default as many as there are processors.")] = None,
+    threads: Annotated[
+        str | None, typer.Option(help="Of torch; by default as many as processors; auto: those or one, measured.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     validate_every: Annotated[int, typer.Option(help="Iterations between validations; 0: none.")] = 50,
     validation_episodes: Annotated[int, typer.Option(help="Fixed episodes of a validation.")] = 100,
@@ -187,6 +190,8 @@ def evaluate(
 def _asked(params: Mapping[str, Any]) -> Asked:
     found = {field.name: params[field.name] for field in fields(Asked)}
     root = found["root"]
+    if found["threads"] not in (None, "auto"):
+        found["threads"] = integer("threads", _number("threads", found["threads"]), least=1)
     return Asked(**{**found, "root": None if root is None else os.path.abspath(root.expanduser())})
 
 
@@ -202,7 +207,7 @@ def _plan(params: Mapping[str, Any]) -> dict[str, Any]:
     found["validate_every"] = params["validate_every"] or None
     found["channels_last"], found["resident"] = _layout(params), params["resident"] or None
     if found["chunk"] not in (None, "auto"):
-        found["chunk"] = _number(found["chunk"])
+        found["chunk"] = _number("chunk", found["chunk"])
     if params["memory"] is not None:
         found["memory"] = params["memory"]
     augmentation = Augmentation(**{name: params[name] for name in ("rotate_classes", "crop", "flip")})
@@ -217,11 +222,11 @@ def _layout(params: Mapping[str, Any]) -> bool | None:
     return last if last or first else None
 
 
-def _number(chunk: str) -> int:
+def _number(name: str, value: str) -> int:
     try:
-        return int(chunk)
+        return int(value)
     except ValueError as error:
-        raise ValueError(f"expected --chunk an integer >= 1 or auto, got {chunk}") from error
+        raise ValueError(f"expected --{name} an integer >= 1 or auto, got {value}") from error
 
 
 def _train_each(
@@ -263,10 +268,10 @@ def _train_one(
     if resume:
         asked, plan, recipe = _resumed(asked, plan, RunFolder(out), ranks)
     plan = {name: value for name, value in plan.items() if value is not None or name not in ("decay", "seed")}
-    use_threads(asked.threads)
     keep_freed_memory()
     shown = shown and ranks.first
     network, splits = asked.network(), _splits(asked, ranks, shown=shown)
+    asked = _with_threads(asked, recipe, splits, network, plan, ranks)
     label = f"{asked.method} on {asked.data}"
     hint = f"try --chunk 1, --low-memory or fewer --channels; what is in {out} is from before"
 
@@ -306,6 +311,21 @@ def _train_one(
         raise typer.Exit(128 + received)
     say(ending(trained))
     return trained
+
+
+def _with_threads(
+    asked: Asked, recipe: Recipe, splits: Splits, network: Embedding, plan: Mapping[str, Any], ranks: Ranks
+) -> Asked:
+    """Set the threads of the process; those that were measured are then what was asked for, and those of a resume."""
+    if asked.threads != "auto":
+        use_threads(asked.threads)
+    else:
+        use_threads(None)
+        known = {field.name for field in fields(Plan)} - {"chunk"}
+        short = Plan(**{name: value for name, value in plan.items() if name in known})
+        threads = ranks.from_first(lambda: fastest_threads(recipe, splits, network, short))
+        asked = replace(asked, threads=use_threads(threads))
+    return asked
 
 
 def _splits(asked: Asked, ranks: Ranks, *, shown: bool) -> Splits:

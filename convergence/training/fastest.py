@@ -1,4 +1,4 @@
-"""How many tasks at a time are fastest: by a short measurement, here and now."""
+"""How many tasks at a time, and how many threads, are fastest: by a short measurement, here and now."""
 
 from __future__ import annotations
 
@@ -26,11 +26,48 @@ def fastest_chunk(recipe: Recipe, splits: Splits, embedding: Embedding, plan: Pl
     """The number of tasks at a time whose upper iterations are fastest with this plan, of 1, 2, 4, ... up to the batch.
 
     Of those within 2 % of the best the smallest, which needs the least memory; none that would take more than half of
-    what is free. d depends on it by rounding alone. Takes a few seconds on a CPU: four rounds of 1 + 2 + 4 + ...
-    tasks.
+    what is free. d depends on it by rounding alone. On one thread CPU seconds count, which others on the machine
+    disturb less than those of the clock. Takes a few seconds on a CPU: four rounds of 1 + 2 + 4 + ... tasks.
 
     Raises what the first iteration of a run raises.
     """
+    device, iteration = torch.device(plan.device), _iteration(recipe, splits, embedding, plan)
+    now = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+
+    def seconds(count: int) -> float:
+        began = now()
+        iteration(count)
+        return (now() - began) / count
+
+    iteration(1)  # libraries choose their kernels, and compiling is no part of it
+    fitting = _free_bytes(device) // (2 * max(1, peak_bytes(lambda: iteration(1), device=device)))
+    return fastest(seconds, min(plan.batch, fitting if device.type == "cuda" else min(fitting, AT_MOST)))
+
+
+def fastest_threads(recipe: Recipe, splits: Splits, embedding: Embedding, plan: Plan) -> int:
+    """1 or as many threads as torch has now, whichever takes fewer seconds by the clock for an upper iteration.
+
+    Where others compute on the same cores, threads that wait for each other in turns are several times slower than one.
+    Raises as `fastest_chunk` does.
+    """
+    iteration, most = _iteration(recipe, splits, embedding, plan), torch.get_num_threads()
+
+    def seconds(threads: int) -> float:
+        torch.set_num_threads(threads)
+        began = time.perf_counter()
+        iteration(1)
+        return time.perf_counter() - began
+
+    try:
+        rounds = [[seconds(threads) for threads in (1, most)] for _ in range(1 + ROUNDS)][1:]
+    finally:
+        torch.set_num_threads(most)
+    one, all_of_them = (min(column) for column in zip(*rounds, strict=True))
+    return 1 if one <= all_of_them else most
+
+
+def _iteration(recipe: Recipe, splits: Splits, embedding: Embedding, plan: Plan) -> Callable[[int], None]:
+    """The first upper iteration of the plan on its first `count` tasks, all at once; returns when it is done."""
     device = torch.device(plan.device)
     problem = plan.problem(recipe, plan.episodes(splits, "train"), embedding)
     oracle = Oracle(problem, seeds=(plan.seed,))
@@ -42,17 +79,10 @@ def fastest_chunk(recipe: Recipe, splits: Splits, embedding: Embedding, plan: Pl
 
     def iteration(count: int) -> None:
         direction_in_chunks(recipe.method, oracle, phi, tasks[:count], state, chunk=count)
-
-    def seconds(count: int) -> float:
-        began = time.perf_counter()
-        iteration(count)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return (time.perf_counter() - began) / count
 
-    iteration(1)  # libraries choose their kernels, and compiling is no part of it
-    fitting = _free_bytes(device) // (2 * max(1, peak_bytes(lambda: iteration(1), device=device)))
-    return fastest(seconds, min(plan.batch, fitting if device.type == "cuda" else min(fitting, AT_MOST)))
+    return iteration
 
 
 def fastest(seconds: Callable[[int], float], most: int) -> int:

@@ -17,7 +17,7 @@ def keep_freed_memory() -> bool:
     """Let the C library keep what is freed for the next tensor, instead of handing it back to the operating system.
 
     A step of a network frees and takes the same tensors of megabytes again and again. By default glibc unmaps them, and
-    the kernel clears every page anew when it is touched: up to a third of a few-shot step on a CPU. The process then
+    the kernel clears every page anew when it is touched: up to a fifth of a few-shot step on a CPU. The process then
     stays as large as it once was. Returns whether the C library is one that can be told (glibc).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -22,7 +22,7 @@ from problems.few_shot import Embedding, ImageSet, Splits
 PACKAGE = "memory-reduced-meta-learning"
 # None of these changes a number that is computed
 _FREE = {"plan.checkpoint_every", "plan.patience", "plan.resident", "plan.ahead", "labels.root", "labels.threads"}
-_FREE |= {"network.checkpointed", "labels.activation_checkpoints"}
+_FREE |= {"network.checkpointed", "labels.recompute_blocks"}
 _OF_THE_RECIPE = ("ridge", "lasso", "lower_steps", "lower_step_size", "cg_steps", "direct", "low_memory")
 _FREE |= {f"labels.{name}" for name in _OF_THE_RECIPE}  # compared as what became of them, in config["recipe"]
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

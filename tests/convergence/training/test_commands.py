@@ -387,8 +387,22 @@ def test_a_memory_budget_is_refused_with_one_that_is_enough_and_chooses_the_chun
     assert json.loads((tmp_path / "run" / "config.json").read_text())["plan"]["chunk"] == 1
 
 
+def test_threads_are_measured_recorded_and_kept(call, data, tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr("convergence.training.commands.fastest_threads", lambda *arguments: measured.append(1) or 1)
+    line = ("train", *data, *TINY, "--threads", "auto", "--out", tmp_path / "run")
+    assert call(*line, "--iterations", 1)[0] == 0
+    assert call(*line, "--iterations", 2, "--resume")[0] == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["labels"]["threads"], len(measured), len(rows(tmp_path / "run"))) == (1, 1, 2)
+    status, _, error = call(*line[:-4], "--threads", "many", "--out", tmp_path / "other")
+    assert (status, error) == (2, "error: expected --threads an integer >= 1 or auto, got many\n")
+    status, _, error = call(*line[:-4], "--threads", 0, "--out", tmp_path / "other")
+    assert (status, error) == (2, "error: expected --threads an integer >= 1, got 0\n")
+
+
 def test_layout_threads_and_blocks_reach_the_run(call, data, tmp_path):
-    fast = ("--channels-first", "--activation-checkpoints", "--resident", "--threads", 1)
+    fast = ("--channels-first", "--recompute-blocks", "--resident", "--threads", 1)
     assert call("train", *data, *TINY, *fast, "--iterations", 1, "--out", tmp_path / "run")[0] == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["network"]["checkpointed"]

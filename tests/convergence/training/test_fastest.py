@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from convergence.recipes import RECIPES
 from convergence.training import fastest as measuring
 from convergence.training import train
-from convergence.training.fastest import fastest, fastest_chunk
+from convergence.training.fastest import fastest, fastest_chunk, fastest_threads
 from convergence.training.plan import Plan
 from tests.convergence.training.small import EPISODES, NETWORK, PLAN, RECIPE, tiny, tiny_splits
 
@@ -63,6 +63,25 @@ def test_it_measures_the_iterations_of_the_plan(monkeypatch):
     assert all(count == chunk for count, chunk in chunks)
     monkeypatch.setattr(measuring, "_free_bytes", lambda device: 0)
     assert fastest_chunk(RECIPE, tiny_splits(), NETWORK, plan) == 1
+
+
+@pytest.mark.parametrize(("slow", "chosen"), [(1, 3), (3, 1)])
+def test_all_threads_or_one_whichever_is_faster_and_torch_is_left_as_it_was(slow, chosen, monkeypatch):
+    clock = [0.0]
+
+    def iteration(count):
+        clock[0] += 2.0 if torch.get_num_threads() == slow else 1.0
+
+    monkeypatch.setattr(measuring, "_iteration", lambda *arguments: iteration)
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: clock[0])
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        plan = Plan(iterations=1, **PLAN)
+        assert fastest_threads(RECIPE, tiny_splits(), NETWORK, plan) == chosen
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_run_holds_what_was_measured_and_keeps_it(monkeypatch, tmp_path):
