@@ -40,7 +40,7 @@ def test_every_claim_is_judged_once_and_heard_of_by_rank_0_alone(tmp_path):
     assert others == [[], []]
     assert sorted(name for _, _, name in heard) == list("abcde")
     assert all(claim.name == name for claim, _, name in heard)
-    assert {rank for _, rank, _ in heard} > {0}
+    assert {rank for _, rank, _ in heard} - {0}  # whichever was free
 
 
 def test_why_a_claim_could_not_be_judged_is_said_by_rank_0(tmp_path):
