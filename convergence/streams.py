@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_SORTED = 2**14  # tasks of the largest pool that is shuffled whole for each batch
 _PURPOSES = {"start": 0, "tasks": 1, "noise": 2}
 
 
@@ -33,7 +34,7 @@ class TaskStream:
         self.single = not isinstance(seeds, Sequence)
         self.seeds = [int(seed) for seed in (seeds if isinstance(seeds, Sequence) else (seeds,))]
         self.pool, self.batch, self.replacement = pool, batch, replacement
-        self._block_length = max(1, min(64, 2**14 // pool))  # of the pool alone, so that the stream depends on no run
+        self._block_length = max(1, min(64, _SORTED // pool))  # of the pool alone, so that the stream depends on no run
         self._block: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def index(self, iteration: int) -> Tensor:
@@ -47,10 +48,14 @@ class TaskStream:
 
     def _draw(self, block: int) -> Tensor:
         """(R, block length, B), one seed after the other: what is sorted stays in the caches."""
-        shape = (self._block_length, self.batch if self.replacement else self.pool)
         drawn = torch.empty(len(self.seeds), self._block_length, self.batch, dtype=torch.int64)
-        rows, uniforms = drawn.numpy(), np.empty(shape)
-        for row, seed in zip(rows, self.seeds, strict=True):
-            np.random.default_rng([seed, _PURPOSES["tasks"], block]).random(out=uniforms)
+        large = self.pool > _SORTED and not self.replacement
+        uniforms = np.empty((self._block_length, 0 if large else self.batch if self.replacement else self.pool))
+        for row, seed in zip(drawn.numpy(), self.seeds, strict=True):
+            rng = np.random.default_rng([seed, _PURPOSES["tasks"], block])
+            if large:  # by Floyd's algorithm where the batch is small: its cost does not grow with the pool
+                row[0] = rng.choice(self.pool, self.batch, replace=False)
+                continue
+            rng.random(out=uniforms)
             row[:] = uniforms * self.pool if self.replacement else uniforms.argsort(axis=-1)[:, : self.batch]
         return drawn

@@ -55,6 +55,14 @@ def test_indices_lie_in_the_pool_and_differ_without_replacement(options, seed, i
         assert len(set(index.tolist())) == options["batch"]
 
 
+def test_a_batch_of_a_pool_of_any_size_is_uniform_and_has_no_task_twice():
+    M, count = 10**9, 2000
+    batches = np.stack([TaskStream(3, pool=M, batch=50, replacement=False).index(t).numpy() for t in range(count)])
+    assert all(len(set(batch)) == 50 for batch in batches.tolist())
+    for column in (batches[:, 0], batches[:, -1], batches.ravel()):
+        assert stats.kstest(column / M, "uniform").pvalue > SIGNIFICANCE
+
+
 def test_a_pool_beyond_the_block_size_is_drawn_like_any_other():
     options = {"pool": 2**15, "batch": 5, "replacement": False}
     stream = TaskStream(0, **options)
