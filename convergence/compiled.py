@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import BackendCompilerFailed
 from torch._higher_order_ops.while_loop import while_loop
 from torch._inductor.exc import InvalidCxxCompiler
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -160,7 +161,9 @@ class CompiledSteps:
             try:
                 with torch.no_grad():
                     return compiled(*arguments)
-            except InvalidCxxCompiler as error:
+            except BackendCompilerFailed as error:
+                if not isinstance(error.inner_exception, InvalidCxxCompiler):
+                    raise
                 raise ValueError("expected a C++ compiler (g++ or clang++) for compile=True, got none") from error
 
         return called

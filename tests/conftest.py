@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from threadpoolctl import threadpool_limits
+from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 # No deadline, no health check of time: the machine is shared, and no test may depend on its speed.
 settings.register_profile("local", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
@@ -16,6 +17,13 @@ settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 torch.set_num_threads(1)  # pytest -n 2 on two cores
 threadpool_limits(1)  # numpy's linear algebra as well
+
+# A device that knows shapes and types but no values (tests/convergence/test_devices.py). Autograd asks which devices
+# there are in the first backward pass of the process, so that it must be there by then
+FAKE_DEVICE = "fakegpu"
+_module = _DummyBackendModule()
+_module.get_amp_supported_dtype = lambda: [torch.bfloat16]
+_setup_privateuseone_for_python_backend(FAKE_DEVICE, backend_module=_module)
 
 
 def pytest_configure(config: pytest.Config) -> None:

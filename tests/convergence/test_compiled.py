@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 import torch
-from torch._inductor.exc import InvalidCxxCompiler
 
 from convergence import (
     SOBA,
@@ -120,13 +119,12 @@ def test_a_step_that_cannot_be_written_down_is_refused(problem, method, said):
         run(problem, method, iterations=2, probes=(), compile=True)
 
 
-def test_without_a_compiler_one_sentence_says_so(monkeypatch):
-    def missing(*arguments, **options):
-        raise InvalidCxxCompiler
-
-    monkeypatch.setattr("convergence.compiled.torch.compile", lambda program, **options: missing)
-    with pytest.raises(ValueError, match=r"expected a C\+\+ compiler .* for compile=True, got none"):
-        run(QUADRATIC, WARM, iterations=2, probes=(), compile=True)
+@pytest.mark.parametrize("probes", [(), ("value",)], ids=["many", "one"])
+def test_without_a_compiler_one_sentence_says_so(probes):
+    torch._dynamo.reset()
+    missing = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True})
+    with missing, pytest.raises(ValueError, match=r"expected a C\+\+ compiler .* for compile=True, got none"):
+        run(QUADRATIC, WARM, iterations=2, probes=probes, compile=True)
 
 
 @pytest.mark.usefixtures("quick")

@@ -8,26 +8,17 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
-from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 from convergence import MemoryReduced, Oracle
 from convergence.catalogue import METHODS
 from problems import Quadratic
 from problems.catalogue import LARGE, PROBLEMS, STOCHASTIC
 from problems.few_shot import PrototypeHead, RidgeHead, SoftmaxHead
+from tests.conftest import FAKE_DEVICE as DEVICE
 from tests.convergence.methods.instances import batch_of, meets, method
 from tests.problems.few_shot.tiny import few_shot
 
-DEVICE = "fakegpu"
 INSTANCES = {**PROBLEMS, **LARGE, **STOCHASTIC}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _device():
-    if torch._C._get_privateuse1_backend_name() != DEVICE:
-        module = _DummyBackendModule()
-        module.get_amp_supported_dtype = lambda: [torch.bfloat16]
-        _setup_privateuseone_for_python_backend(DEVICE, backend_module=module)
 
 
 @pytest.fixture(autouse=True)
