@@ -162,14 +162,24 @@ class ThroughSteps(Evaluations):
                 materialize_grads=True,
             )
         pairs = [(back, along) for back, along in zip(reverse, tangents, strict=True) if back.requires_grad]
-        moved = torch.autograd.grad(
-            [back for back, _ in pairs],
-            [weights[k] for k in live],
-            [along for _, along in pairs],
-            allow_unused=True,
-            materialize_grads=True,
-            is_grads_batched=True,
-        )
+
+        def push(tangents: list[Tensor], *, batched: bool) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(
+                [back for back, _ in pairs],
+                [weights[k] for k in live],
+                tangents,
+                allow_unused=True,
+                materialize_grads=True,
+                is_grads_batched=batched,
+                retain_graph=True,
+            )
+
+        along = [tangent for _, tangent in pairs]
+        try:
+            moved = push(along, batched=True)
+        except RuntimeError:  # no rule for a batch, as for convolutions whose channels are stored last: one by one
+            each = [push([tangent[k] for tangent in along], batched=False) for k in range(count)]
+            moved = tuple(torch.stack(same) for same in zip(*each, strict=True))
         for k, tensor in zip(live, moved, strict=True):
             found[k] = tensor
         return found
