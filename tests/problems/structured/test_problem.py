@@ -179,11 +179,15 @@ def test_the_law_sees_a_lower_level_that_keeps_its_iterates(monkeypatch):
 
 @structures
 def test_tasks_together_take_the_q_parts_as_often_as_there_are_tasks(structure):
-    """theta, v, r, p, A p and C phi + b of each task (one more while a transform is taken) and phi: no M q numbers."""
+    """theta, v, r, p, A p and C phi + b of each task (one more while a transform is taken) and phi: no M q numbers.
+
+    And the right-hand side of CG, where the interpreter does not hand it over: once torch.compile was at work in the
+    process, calls from Python to Python keep what they were given.
+    """
     p, q, tasks = 10_000, 1_000, 16
     problem = Structured.random(structure, tasks=100, p=p, q=q, kappa=3.0)
     transform = structure == "circulant"
-    most = 2 * p + (7 + transform) * q * tasks
+    most = 2 * p + (8 + transform) * q * tasks
     peaks = {peak(problem, K, N, tasks=tasks, chunk=tasks) for K, N in ((2, 2), (20, 2), (2, 20))}
     assert len(peaks) == 1
     assert peaks.pop() <= 1.02 * most
