@@ -58,13 +58,15 @@ def solve(
     replacement: Annotated[bool, typer.Option("--replacement", help="i.i.d. tasks.")] = False,
     replicas: Annotated[int | None, typer.Option(help="Independent runs in one batched computation.")] = None,
     stop: Annotated[float | None, typer.Option(help="Stop at this |grad Phi|.")] = None,
+    probe_every: Annotated[int, typer.Option(help="Measure |grad Phi| in every so many iterations.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the instance, the start and the task stream.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     compiled: Annotated[
         bool | None,
         typer.Option(
             "--compile/--no-compile",
-            help="Compiled programs: seconds once, then ten times as fast. By default from 100000 iterations on.",
+            help="Compiled programs, of all iterations between two probes: seconds once, then ten times as fast. "
+            "By default from 100000 iterations on.",
         ),
     ] = None,
     memory: Annotated[
@@ -115,6 +117,7 @@ def solve(
             replacement=replacement,
             replicas=replicas,
             stop_at=None if stop is None else {"grad_norm_sq": stop**2},
+            probe_every=probe_every,
             seed=seed,
             device=device,
             compile=compiled,
@@ -203,6 +206,7 @@ def _record(result: Result) -> dict[str, Any]:
         "seeds": result.seeds,
         "seconds": result.seconds,
         "chunks": result.chunks._asdict(),
+        "probed_at": result.probed_at.tolist(),
         "trace": {name: _numbers(values.tolist()) for name, values in result.trace.items()},
         "phi": {name: tensor.cpu().tolist() for name, tensor in result.phi.items()},
     }

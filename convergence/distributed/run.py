@@ -96,7 +96,7 @@ class _Spread:
     def __init__(self, problem: Problem, method: Method, ranks: Ranks, options: Mapping[str, Any]):
         problem.check()
         self.problem, self.method, self.ranks = problem, method, ranks
-        self.options = {**options, "raise_on_failure": False}
+        self.options = {**options, "raise_on_failure": False, "compile": False}  # messages are no part of a program
         self.probes = resolve_probes(options.get("probes"), options.get("stop_at"), finite=problem.tasks is not None)
         if ranks.size > 1 and _OF_ONE_BATCH in {probe.name for probe in self.probes}:
             raise ValueError(f"expected no probe {_OF_ONE_BATCH} with tasks that are spread over ranks, got it")

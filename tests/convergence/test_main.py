@@ -82,6 +82,16 @@ def test_a_word_is_a_word(monkeypatch, capsys, tmp_path):
     assert json.loads(out.read_text())["calls"]["hvp"] == 8 * 2  # v is cold: no residual of a start
 
 
+def test_probes_now_and_then(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "result.json"
+    options = ("--iterations", 25, "--probe-every", 10, "--out", out)
+    code, _, _ = call(monkeypatch, capsys, "quadratic", *options)
+    written = json.loads(out.read_text())
+    assert code == 0
+    assert written["probed_at"] == [0, 10, 20]
+    assert len(written["trace"]["grad_norm_sq"]) == 3
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
