@@ -55,9 +55,7 @@ class CompiledSteps:
     def step(self, phi: Parameters, state: Any, seen: Any) -> Step:
         """The step that `method.step` takes on these tasks."""
         if self._one is None:
-            began = time.perf_counter()
-            self._one = self._one_step(phi, state, seen)
-            self.seconds += time.perf_counter() - began
+            self._one = self._built(lambda: self._one_step(phi, state, seen))
         self._count(1)
         step: Step = self._one(phi, state, seen)
         return step
@@ -73,9 +71,7 @@ class CompiledSteps:
             for same in zip(*map(tensors_of, seen), strict=True)
         ]
         if self._many is None:
-            began = time.perf_counter()
-            self._many = self._many_steps(before, seen[0], batches)
-            self.seconds += time.perf_counter() - began
+            self._many = self._built(lambda: self._many_steps(before, seen[0], batches))
         count = torch.tensor(len(seen), device=running.which.device)
         taken, *after = self._many(count, tensors_of(before), batches)
         self._count(int(taken))
@@ -85,6 +81,23 @@ class CompiledSteps:
 
     # ---- the programs
 
+    def _built(self, build: Callable[[], Program]) -> Program:
+        """What is built, its seconds noted, nothing counted. Whatever keeps it from being built is a ValueError."""
+        oracle, began = self._oracle, time.perf_counter()
+        before = dict(oracle.calls), dict(oracle.examples), oracle.upper_values
+        try:
+            return build()
+        except ValueError:
+            raise
+        except Exception as error:  # tracing and compiling have errors of many kinds
+            raise ValueError(
+                "expected a step that torch can trace and compile with compile=True, got one of "
+                f"{type(self._method).__name__} ({type(error).__name__}: {error})"
+            ) from error
+        finally:
+            oracle.calls, oracle.examples, oracle.upper_values = before
+            self.seconds += time.perf_counter() - began
+
     def _one_step(self, phi: Parameters, state: Any, seen: Any) -> Program:
         _require_tensors(state, self._method)
 
@@ -93,7 +106,8 @@ class CompiledSteps:
 
         cuda = next(iter(phi.values())).device.type == "cuda"
         program = self._compiled(self._traced(one, phi, state, seen), {"triton.cudagraphs": True} if cuda else {})
-        self._require_equal(program(phi, state, seen), one, phi, state, seen)
+        elsewhere = (*map_tensors(_moved, (phi, state)), seen)
+        self._require_equal(program(*elsewhere), one, *elsewhere)
         return program
 
     def _many_steps(self, before: tuple[Going, Parameters, Any], batch: Any, batches: list[Tensor]) -> Program:
@@ -117,11 +131,11 @@ class CompiledSteps:
             return while_loop(more, once, (torch.zeros_like(count), *now))
 
         program = self._compiled(loop, {"cpp_wrapper": True})
-        # On another batch than was traced: a step that looks at more than its arguments shows
-        found = program(
-            torch.ones_like(before[0].completed).amax(), now, [x.expand(BLOCK, *x.shape).clone() for x in last]
-        )
-        self._require_equal(list(found[1:]), iteration, now, last)
+        # Elsewhere than where it was traced, on another batch: values of the trace that are kept in the program show
+        there = tensors_of((before[0], *map_tensors(_moved, before[1:])))
+        one = torch.ones_like(before[0].completed).amax()
+        found = program(one, there, [x.expand(BLOCK, *x.shape).clone() for x in last])
+        self._require_equal(list(found[1:]), iteration, there, last)
         return program
 
     def _step(self, phi: Parameters, state: Any, seen: Any) -> Step:
@@ -130,10 +144,11 @@ class CompiledSteps:
     def _traced(self, program: Program, *arguments: Any) -> Program:
         """The operations of one step. The oracle's counts of it are noted, and taken back."""
         oracle, name = self._oracle, type(self._method).__name__
-        self._in_python(program, *arguments)  # what problems compute once, constants for example, is no part of it
+        program(*arguments)  # what problems compute once, constants for example, is no part of it
         before = dict(oracle.calls), dict(oracle.examples)
         try:
-            traced = make_fx(program)(*arguments)
+            # Without values: a step that asks for one is refused, instead of keeping it
+            traced = make_fx(program, tracing_mode="fake", _allow_non_fake_inputs=True)(*arguments)
         except RuntimeError as error:
             raise ValueError(
                 f"expected a step without decisions on values with compile=True, got one of {name} ({error})"
@@ -144,8 +159,6 @@ class CompiledSteps:
             {call: counted[call] - start[call] for call in counted}
             for counted, start in zip((oracle.calls, oracle.examples), before, strict=True)
         ]
-        oracle.calls, oracle.examples = before
-        oracle.upper_values = None  # of the trace
         return traced
 
     def _compiled(self, program: Program, options: dict[str, Any]) -> Program:
@@ -169,23 +182,19 @@ class CompiledSteps:
         return called
 
     def _require_equal(self, found: Any, program: Program, *arguments: Any) -> None:
-        for ours, theirs in zip(tensors_of(found), tensors_of(self._in_python(program, *arguments)), strict=True):
-            allowed = torch.finfo(ours.dtype).eps ** 0.5 if ours.is_floating_point() else 0.0
+        for ours, theirs in zip(tensors_of(found), tensors_of(program(*arguments)), strict=True):
+            # More than the rounding of a step whose CG is badly conditioned
+            allowed = torch.finfo(ours.dtype).eps ** (1 / 3) if ours.is_floating_point() else 0.0
             ours, theirs = (x.to(torch.float64) for x in (ours, theirs))
-            apart, largest = float((ours - theirs).abs().max()), float(theirs.abs().nan_to_num(0.0, posinf=0.0).max())
-            if apart > allowed * largest:  # not so where both are NaN
+            finite = torch.isfinite(theirs)
+            # Where one is not finite, the same value is asked for, or NaN in both
+            same = torch.equal(ours[~finite].nan_to_num(), theirs[~finite].nan_to_num())
+            apart = float((ours - theirs)[finite].abs().sum()) if same else torch.inf
+            if not apart <= allowed * float(theirs[finite].abs().sum()):
                 raise ValueError(
                     f"expected a step that looks at phi, the tasks and its state alone with compile=True, got one of "
                     f"{type(self._method).__name__} that differs from itself in Python by {apart:.3g}"
                 )
-
-    def _in_python(self, program: Program, *arguments: Any) -> Any:
-        """What the program returns, not counted."""
-        oracle = self._oracle
-        before = dict(oracle.calls), dict(oracle.examples)
-        found = program(*arguments)
-        oracle.calls, oracle.examples = before
-        return found
 
     def _count(self, steps: int) -> None:
         for counted, more in zip((self._oracle.calls, self._oracle.examples), self._counts, strict=True):
@@ -205,3 +214,8 @@ def _require_tensors(state: Any, method: Method) -> None:
             f"expected a state of tensors with compile=True, got {type(method).__name__}, whose state holds "
             f"{held[0]!r}: in a compiled step it would stay what it is"
         )
+
+
+def _moved(tensor: Tensor) -> Tensor:
+    """Other values of about the same size."""
+    return 0.75 * tensor + 0.125 * tensor.abs().mean() if tensor.is_floating_point() else tensor

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convergence import checkpoints, driver
+from convergence import budget, checkpoints, driver
 from convergence.arguments import integer
 from convergence.chunks import Joined
 from convergence.described import described
@@ -29,7 +29,7 @@ from convergence.trees import map_tensors, tensors_of
 from problems import Parameters, Problem
 
 _OF_ONE_BATCH = "certified_direction_error"  # a probe of theta and v of the whole batch
-_WITHIN_ONE = ("compile", "memory", "chunks")  # options of the run of one process
+_WITHIN_ONE = ("compile", "memory", "chunks", "first")  # options of the run of one process
 _NOT_KEPT = ("replicas", "optimizer")
 
 
@@ -111,7 +111,8 @@ class _Spread:
         sharded = Sharded(self.method, self.problem, self.ranks, device=self.device, dtype=self.dtype, rows=rows)
         options = self.options if phi0 is None else {**self.options, "phi0": phi0}
         seen = Numbered(self.problem, moved=bool(self.probes))
-        return driver.run(seen, sharded, iterations=iterations, first=first, **options)
+        with budget.memory_limit(None):  # a budget is one of a process: its measurements would be messages
+            return driver.run(seen, sharded, iterations=iterations, first=first, **options)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -20,7 +20,8 @@ class ConjugateGradient:
     """N steps of the conjugate gradient method (Hestenes and Stiefel 1952), each row with its own coefficients.
 
     A row freezes, bit for bit, once |r| <= tolerance max(|b|, |r_0|) (tolerance None: the rounding unit of the
-    dtype), and where p'Hp <= 0 (BREAKDOWN, at its last good iterate) or a value is not finite (NON_FINITE).
+    dtype), and where p'Hp <= 0 (BREAKDOWN, at its last good iterate); where a value is not finite (NON_FINITE) v means
+    nothing.
     No decision is taken on the host: there are N steps whatever the rows do (but for `enough` of `solve`).
 
     Error in the energy norm: |v_N - v*|_H <= chi_N |v_0 - v*|_H, see `Constants.cg_contraction`.

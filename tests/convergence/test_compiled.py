@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -121,7 +122,6 @@ def test_a_step_that_cannot_be_written_down_is_refused(problem, method, said):
 
 @pytest.mark.parametrize("probes", [(), ("value",)], ids=["many", "one"])
 def test_without_a_compiler_one_sentence_says_so(probes):
-    torch._dynamo.reset()
     missing = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True})
     with missing, pytest.raises(ValueError, match=r"expected a C\+\+ compiler .* for compile=True, got none"):
         run(QUADRATIC, WARM, iterations=2, probes=probes, compile=True)
@@ -208,3 +208,43 @@ def test_a_process_compiles_any_number_of_programs():
         for seed in range(3):
             problem = Quadratic.random(tasks=2, p=1, q=2 + seed, kappa=2.0)
             run(problem, WARM, iterations=5, probes=(), compile=True)
+
+
+class _ThroughNumpy(Quadratic):
+    """A closed form that leaves torch on the way."""
+
+    def upper_gradient(self, features, theta, tasks):
+        length = np.linalg.norm(theta.detach().numpy())
+        return super().upper_gradient(features, theta, tasks) / (1 + length)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("probes", [(), ("value",)], ids=["many", "one"])
+def test_a_step_that_leaves_torch_is_refused_and_never_kept_as_it_was_once(probes, monkeypatch):
+    problem = _ThroughNumpy(*(QUADRATIC.data[name] for name in ("A", "C", "b", "Q", "u", "R", "w")))
+    with pytest.raises(ValueError, match="with compile=True, got one of MemoryReduced"):
+        run(problem, WARM, iterations=30, probes=probes, compile=True)
+    monkeypatch.setattr("convergence.driver._LONG", 10)
+    plain, decided = (run(problem, WARM, iterations=30, probes=probes, compile=way) for way in (False, None))
+    assert torch.equal(plain.phi["phi"], decided.phi["phi"])
+    assert decided.calls == plain.calls
+
+
+class _Growing(MemoryReduced):
+    """Its state has another tensor from the first iteration on."""
+
+    def start(self, oracle, phi):
+        return (super().start(oracle, phi), None)
+
+    def step(self, oracle, phi, tasks, state):
+        step = super().step(oracle, phi, tasks, state[0])
+        return step._replace(state=(step.state, step.theta))
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_cannot_be_compiled_runs_in_python_unless_it_was_asked_for(monkeypatch):
+    monkeypatch.setattr("convergence.driver._LONG", 10)
+    growing = _Growing(lower_steps=1, cg_steps=1, upper_step_size=0.2)
+    assert run(QUADRATIC, growing, iterations=10, probes=()).iterations == 10
+    with pytest.raises(ValueError, match="expected a step that torch can trace and compile"):
+        run(QUADRATIC, growing, iterations=10, probes=(), compile=True)
