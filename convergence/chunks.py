@@ -13,6 +13,7 @@ from convergence.arguments import integer
 from convergence.batches import Batches
 from convergence.method import Method, Step
 from convergence.oracle import Oracle
+from convergence.pool_rows import put, take
 from convergence.result import Chunks, Result
 from convergence.trees import map_tensors
 from problems import Parameters, Tasks
@@ -114,7 +115,7 @@ def step_in_chunks(method: Method, oracle: Oracle, phi: Parameters, parts: Itera
         step = method.step(own, phi, some, map_tensors(lambda x, some=some: _rows(x, some, oracle, method), state))
         if own.drew:
             raise OneBatch(f"expected all tasks at once for {type(method).__name__}, which draws numbers for them all")
-        map_tensors(lambda x, row, some=some: _write(x, row, some, oracle), new, step.state)
+        map_tensors(lambda x, row, some=some: put(x, row, some, oracle), new, step.state)
         after = step.state
         if step.phi is not phi:
             moved = _averaged({} if moved is phi else moved, step.phi, count, len(some))
@@ -144,22 +145,7 @@ def _rows(stored: Tensor, tasks: Tasks, oracle: Oracle, method: Method) -> Tenso
             f"expected all tasks at once for {type(method).__name__}, whose state holds a tensor of shape "
             f"{tuple(stored.shape)}: no row for each of {oracle.problem.tasks} tasks"
         )
-    if tasks.index.dim() == 1:
-        return stored.index_select(axis, tasks.index)
-    return stored.gather(axis, _wide(tasks.index, stored))
-
-
-def _write(stored: Tensor, row: Tensor, tasks: Tasks, oracle: Oracle) -> Tensor:
-    """What is kept for the pool, with these rows in it, in place."""
-    axis = 0 if oracle.replicas is None else 1
-    if tasks.index.dim() == 1:
-        return stored.index_copy_(axis, tasks.index, row)
-    return stored.scatter_(axis, _wide(tasks.index, stored), row)
-
-
-def _wide(index: Tensor, stored: Tensor) -> Tensor:
-    index = index.reshape(*index.shape, *(1,) * (stored.dim() - index.dim()))
-    return index.expand(*index.shape[:2], *stored.shape[2:])
+    return take(stored, tasks, oracle)
 
 
 # ---- the replicas of a run

@@ -76,6 +76,8 @@ def run(
         if given.get(name):
             where = "a run that is kept" if keep is not None else "tasks that are spread over ranks"
             raise ValueError(f"expected no {name} with {where}, got {given[name]!r}")
+    if (limit := budget.limit(None)) is not None:  # its measurements would be messages, another number on each rank
+        raise ValueError(f"expected no memory limit around a run that is kept or spread over ranks, got {limit} bytes")
     spread = _Spread(problem, method, ranks, common)
     if keep is None:
         result = spread.run(iterations)
@@ -111,8 +113,7 @@ class _Spread:
         sharded = Sharded(self.method, self.problem, self.ranks, device=self.device, dtype=self.dtype, rows=rows)
         options = self.options if phi0 is None else {**self.options, "phi0": phi0}
         seen = Numbered(self.problem, moved=bool(self.probes))
-        with budget.memory_limit(None):  # a budget is one of a process: its measurements would be messages
-            return driver.run(seen, sharded, iterations=iterations, first=first, **options)
+        return driver.run(seen, sharded, iterations=iterations, first=first, **options)
 
     @property
     def config(self) -> dict[str, Any]:

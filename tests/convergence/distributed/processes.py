@@ -34,6 +34,15 @@ def on_ranks(size: int, target: Callable[..., Any], folder: Path, *arguments: ob
     return [_outcome(folder / f"{rank}.pt", process) for rank, process in enumerate(processes)]
 
 
+def outcomes(size: int, target: Callable[..., Any], folder: Path, *arguments: object) -> list[Any]:
+    """The same; raises what one of them raised."""
+    found = on_ranks(size, target, folder, *arguments)
+    for outcome in found:
+        if isinstance(outcome, Exception):
+            raise outcome
+    return found
+
+
 def _outcome(path: Path, process: Any) -> Any:
     if process.exitcode < 0:
         return signal.Signals(-process.exitcode)

@@ -14,13 +14,14 @@ import torch.distributed as dist
 
 from convergence import Composed, GradientDescent, Implicit, MemoryReduced, RunFailed, Status, Unrolled
 from convergence import run as alone
+from convergence.budget import memory_limit
 from convergence.catalogue import METHODS
 from convergence.distributed import RankLost, Ranks, run
 from convergence.distributed.average import BESIDE
 from convergence.linear_solvers import RandomNeumann
 from convergence.trees import tensors_of
 from problems import STOCHASTIC, LearnedStart, ProxLogistic, Quadratic
-from tests.convergence.distributed.processes import among, on_ranks
+from tests.convergence.distributed.processes import among, on_ranks, outcomes
 from tests.convergence.methods.instances import HEADS, QUADRATICS, accepted, method
 from tests.independent import assert_near
 from tests.twins import Endless
@@ -140,11 +141,7 @@ def kept(some: dict[int, Ranks], folder: Any) -> dict[Any, Any]:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    outcomes = on_ranks(4, all_of_it, folder, folder)
-    for outcome in outcomes:
-        if isinstance(outcome, Exception):
-            raise outcome
-    return outcomes
+    return outcomes(4, all_of_it, folder, folder)
 
 
 def assert_same_run(mine: dict[str, Any], whole: Any, *, within: float = 1e-12) -> None:
@@ -277,6 +274,7 @@ def test_a_wish_to_stop_is_heard_when_the_run_is_kept(tmp_path):
         ({"iterations": 2}, "expected iterations of at least the 4 done, got 2"),
         ({"resume": False}, r"expected a folder without a run, or resume, got .* with run.pt"),
         ({"replicas": 2}, "expected no replicas with a run that is kept, got 2"),
+        ({"first": 5}, "expected no first with a run that is kept, got 5"),
         (ADAM, "expected no optimizer with a run that is kept"),
     ],
 )
@@ -285,6 +283,11 @@ def test_what_does_not_go_on_with_a_kept_run_is_refused(changes, named, tmp_path
     run(quadratic(), WARM, **options)
     with pytest.raises(ValueError, match=named):
         run(quadratic(), WARM, **({**options, "resume": True, "iterations": 6} | changes))
+
+
+def test_a_budget_around_a_run_that_measures_nothing_is_refused_rather_than_forgotten(tmp_path):
+    with memory_limit("1GiB"), pytest.raises(ValueError, match="expected no memory limit around a run that is kept"):
+        run(quadratic(), WARM, ranks=Ranks(), batch=4, keep=tmp_path, iterations=4)
 
 
 @pytest.mark.parametrize("changed", [Quadratic.random(tasks=7, p=3, q=4, kappa=5.0, seed=1), endless()])
@@ -349,9 +352,9 @@ def lost(ranks: Ranks, folder: Any) -> None:
 
 
 def test_a_lost_rank_is_named_on_all_others_and_the_run_goes_on_from_what_was_kept(tmp_path):
-    outcomes = on_ranks(4, lost, tmp_path, tmp_path)
-    assert outcomes.pop(2) is signal.SIGKILL
-    for outcome in outcomes:
+    ended = on_ranks(4, lost, tmp_path, tmp_path)
+    assert ended.pop(2) is signal.SIGKILL
+    for outcome in ended:
         assert isinstance(outcome, RankLost)
         assert str(outcome) == "expected word from all 4 ranks, got none from rank 2."
         assert (outcome.ranks, outcome.speaker) == ((2,), 0)

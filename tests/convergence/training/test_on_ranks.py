@@ -15,7 +15,7 @@ from convergence import checkpoints
 from convergence.distributed import Ranks
 from convergence.training import Trained
 from tests.convergence.distributed import dies_once
-from tests.convergence.distributed.processes import among, on_ranks, under_torchrun
+from tests.convergence.distributed.processes import among, outcomes, under_torchrun
 from tests.convergence.training.small import same_tensors, tiny, write_tiny
 
 SIZES = (1, 2, 4)
@@ -58,11 +58,7 @@ def refused(ranks: Ranks, folder: Path) -> str:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    outcomes = on_ranks(4, trained_on, folder, folder)
-    for outcome in outcomes:
-        if isinstance(outcome, Exception):
-            raise outcome
-    return outcomes
+    return outcomes(4, trained_on, folder, folder)
 
 
 def assert_same(mine: dict[str, Any], whole: Trained) -> None:
