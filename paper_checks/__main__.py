@@ -23,7 +23,8 @@ from paper_checks import falsify as search
 from paper_checks.bounds import BOUNDS
 from paper_checks.claim import Claim, silent, worst
 from paper_checks.judging import on_ranks, one_by_one, side_by_side, use_threads
-from paper_checks.report import Output, number, require_writable
+from paper_checks.output import Output, require_writable
+from paper_checks.report.mathematics import number
 
 COLOURS = {Outcome.HOLDS: "green", Outcome.VIOLATED: "bold red", Outcome.INCONCLUSIVE: "yellow"}
 EXIT_CODES = {Outcome.HOLDS: 0, Outcome.VIOLATED: 1, Outcome.INCONCLUSIVE: 3}

@@ -20,7 +20,7 @@ from rich.table import Table
 from convergence import GradientDescent, MemoryReduced, Oracle, Step, Unrolled
 from convergence.files import write_atomically
 from paper_checks import CLAIMS, Setting
-from paper_checks.report import versions
+from paper_checks.versions import versions
 from problems import ProxLogistic
 from tests.benchmarks.few_shot import few_shot
 from tests.benchmarks.large import large

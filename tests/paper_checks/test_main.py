@@ -113,7 +113,7 @@ def test_the_exit_status_says_the_worst_outcome(monkeypatch, capsys, tmp_path, m
         planted="nothing",
     )
     monkeypatch.setitem(CLAIMS, "toy", claim)
-    monkeypatch.setitem(sys.modules["paper_checks.report"].FIGURES, "toy", lambda evidence: Figure())
+    monkeypatch.setitem(sys.modules["paper_checks.output"].FIGURES, "toy", lambda evidence: Figure())
     code, out, _ = call(monkeypatch, capsys, "toy", "--out", tmp_path)
     assert code == status
     assert "toy" in out
