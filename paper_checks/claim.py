@@ -19,6 +19,7 @@ from scipy import stats
 from convergence import MemoryReduced, ReferenceFailed, RunFailed
 from convergence.rates import Mean, Slope, hotelling
 from convergence.training import TrainingFailed
+from problems import Problem
 
 Array = npt.NDArray[Any]
 Evidence = dict[str, Array]  # named arrays: all that judge and figure may look at
@@ -50,10 +51,11 @@ def silent(what: str) -> None:
 
 @dataclass(frozen=True)
 class Setting:
-    """How a claim is run: `scale`, `seed`, `device`, and the `method` under judgement.
+    """How a claim is run: `scale`, `seed`, `device`, and the `method` and `problem` under judgement.
 
     `memory` is a budget for every run of `convergence.run`, such as "2GiB".
     `method` is called with lower_steps, lower_step_size, cg_steps, upper_step_size, warm_start.
+    `problem` makes the problem that the claims of `paper_checks.own_problem` judge; the others choose theirs.
     `report` hears what is being measured, see `track`.
     """
 
@@ -61,6 +63,7 @@ class Setting:
     seed: int = 0
     device: str = "cpu"
     method: Callable[..., Any] = MemoryReduced
+    problem: Callable[[], Problem] | None = None
     memory: str | None = None
     report: Callable[[str], None] = field(default=silent, repr=False, compare=False)
 
