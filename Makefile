@@ -38,5 +38,5 @@ clean: ## remove the environment and what was written
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python >= 3.11, got " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev,pep,few-shot,data]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev,docs,pep,few-shot,data]'
 	@touch $@
