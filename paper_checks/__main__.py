@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from convergence import command_line, resolve_device
+from convergence import MemoryReduced, command_line, resolve_device
 from convergence.arguments import integer
 from convergence.budget import parse
 from convergence.command_line import named
@@ -25,6 +26,7 @@ from paper_checks.claim import Claim, silent, worst
 from paper_checks.judging import on_ranks, one_by_one, side_by_side, use_threads
 from paper_checks.output import Output, require_writable
 from paper_checks.report.mathematics import number
+from paper_checks.subject import OwnProblem, applicable, method_of
 
 COLOURS = {Outcome.HOLDS: "green", Outcome.VIOLATED: "bold red", Outcome.INCONCLUSIVE: "yellow"}
 EXIT_CODES = {Outcome.HOLDS: 0, Outcome.VIOLATED: 1, Outcome.INCONCLUSIVE: 3}
@@ -84,6 +86,12 @@ def run(
         int, typer.Option(help="Of torch and of numpy on a CPU; small arrays gain nothing from more.")
     ] = 1,
     jobs: Annotated[int, typer.Option(help="Claims at a time, each in a process of its own.")] = 1,
+    method: Annotated[
+        str | None, typer.Option(metavar="MODULE:CLASS", help="Of one's own, judged in the place of the paper's.")
+    ] = None,
+    problem: Annotated[
+        str | None, typer.Option(metavar="MODULE:CLASS", help="Of one's own, judged in the place of the claims' own.")
+    ] = None,
     memory: Annotated[
         str | None, typer.Option(help="As 2GiB: of every run within a claim, a few replicas or tasks at a time.")
     ] = None,
@@ -94,28 +102,44 @@ def run(
     """Run claims, judge them and their controls, write the report.
 
     Examples: python -m paper_checks | python -m paper_checks cg_rate memory --out two |
+    python -m paper_checks --method mypackage.module:MyMethod (every claim that can judge it; why not, of the others) |
     torchrun --nproc-per-node=2 -m paper_checks (claims spread over ranks; torchrun makes 1 of every status but 0)
     """
-    claims = [named(CLAIMS, name, "claim") for name in dict.fromkeys(names or CLAIMS)]
     resolve_device(device)
-    threads, jobs = integer("--threads", threads, least=1), min(integer("--jobs", jobs, least=1), len(claims))
-    use_threads(threads)
+    use_threads(integer("--threads", threads, least=1))
+    integer("--jobs", jobs, least=1)
     integer("--seed", seed, least=0)
     if memory is not None:
         parse(memory)
-    setting = Setting(scale=scale.value, seed=seed, device=device, memory=memory)
+    setting = Setting(
+        scale=scale.value,
+        seed=seed,
+        device=device,
+        memory=memory,
+        method=MemoryReduced if method is None else method_of(method),
+        problem=None if problem is None else OwnProblem(problem, seed),
+    )
+    claims, apart = applicable(setting, names or ())
+    jobs = min(jobs, len(claims))
     with launched(device) as ranks:
         if ranks.size > 1 and jobs > 1:
             raise ValueError(f"expected no --jobs where torchrun has started {ranks.size} processes, got {jobs}")
         if not ranks.first:
             deque(on_ranks(claims, setting, silent, ranks), maxlen=0)  # rank 0 hears of them
             raise typer.Exit(0)
-        verdicts = _reported(claims, setting, Output(out, [claim.name for claim in claims]), ranks, jobs, threads)
+        output = Output(out, [claim.name for claim in claims])
+        verdicts = _reported(claims, apart, setting, output, ranks, jobs, threads)
     raise typer.Exit(EXIT_CODES[worst(verdict.outcome for verdict in verdicts)])
 
 
 def _reported(
-    claims: list[Claim], setting: Setting, output: Output, ranks: Ranks, jobs: int, threads: int
+    claims: list[Claim],
+    apart: dict[str, str],
+    setting: Setting,
+    output: Output,
+    ranks: Ranks,
+    jobs: int,
+    threads: int,
 ) -> list[Verdict]:
     """The verdicts, printed and written down as they come."""
     console = Console()
@@ -136,6 +160,8 @@ def _reported(
     order = {claim.name: place for place, claim in enumerate(claims)}
     verdicts.sort(key=lambda verdict: order[verdict.claim])
     console.print(_table(verdicts, wide=console.width >= 110))
+    for name, sentence in apart.items():
+        console.print(f"[dim]not judged[/]  {name}: {escape(sentence)}", highlight=False)
     console.print(f"{output.folder / 'report.html'}", soft_wrap=True)
     return verdicts
 

@@ -17,6 +17,8 @@ import numpy.typing as npt
 from scipy import stats
 
 from convergence import MemoryReduced, ReferenceFailed, RunFailed
+from convergence.budget import TooLittleMemory
+from convergence.imported import said
 from convergence.rates import Mean, Slope, hotelling
 from convergence.training import TrainingFailed
 from problems import Problem
@@ -25,6 +27,8 @@ Array = npt.NDArray[Any]
 Evidence = dict[str, Array]  # named arrays: all that judge and figure may look at
 Scale = Literal["smoke", "paper"]
 T = TypeVar("T")
+ALGORITHM = ("lower_steps", "lower_step_size", "cg_steps", "upper_step_size", "warm_start")  # fields of the paper's
+DECLARED = "declared"  # what a method says of itself
 _FAILURES = (RunFailed, ReferenceFailed, TrainingFailed)  # of a run, not of the code that runs it
 
 
@@ -67,6 +71,11 @@ class Setting:
     memory: str | None = None
     report: Callable[[str], None] = field(default=silent, repr=False, compare=False)
 
+    @property
+    def own(self) -> Any:
+        """The method, or what makes the problem, that somebody brought along; None where there is neither."""
+        return self.problem if self.method is MemoryReduced else self.method
+
     def pick(self, smoke: T, paper: T) -> T:
         """The value for this scale."""
         return smoke if self.scale == "smoke" else paper
@@ -76,6 +85,12 @@ class Setting:
         for k, cell in enumerate(cells, 1):
             self.report(f"{what}, {k} of {len(cells)}")
             yield cell
+
+
+def title_of(make: Any) -> str:
+    """`module:Class` of a class or function, or what it says of itself."""
+    name = getattr(make, "__qualname__", None)
+    return str(make) if name is None else f"{make.__module__}:{name}"
 
 
 @dataclass(frozen=True)
@@ -151,6 +166,8 @@ class Verdict:
             "scale": self.setting.scale,
             "device": self.setting.device,
             "seed": self.setting.seed,
+            "method": title_of(self.setting.method),
+            "problem": None if self.setting.problem is None else title_of(self.setting.problem),
             "control": self.control_outcome.value,
             "comparisons": [_record(c) for c in self.comparisons],
             "control_comparisons": [_record(c) for c in self.control],
@@ -164,6 +181,8 @@ class Claim:
     `run` gathers evidence, `judge` turns it into comparisons and looks at nothing else, `control` gathers the
     evidence of a planted error, named by `planted`, on which `judge` must say VIOLATED.
     The sections of the module's docstring are the text of the claim: see `sections`.
+    `asks` names the fields and attributes that a method of one's own must have to be judged by it, or says which
+    methods alone are judged.
     """
 
     name: str
@@ -173,16 +192,21 @@ class Claim:
     judge: Callable[[Evidence], list[Comparison]] = field(repr=False)
     control: Callable[[Setting], Evidence] = field(repr=False)
     planted: str = ""
+    asks: tuple[str, ...] | str = ALGORITHM
 
     @classmethod
     def of(cls, module: ModuleType) -> Claim:
-        """The claim that a module of this folder states: its docstring, run, judge, control, PLANTED."""
+        """The claim that a module of this folder states: its docstring, run, judge, control, PLANTED, perhaps ASKS."""
         title, sections = parse(inspect.getdoc(module) or "")
         name = module.__name__.rpartition(".")[2]
-        return cls(name, title, sections, module.run, module.judge, module.control, module.PLANTED)
+        asks = getattr(module, "ASKS", ALGORITHM)
+        return cls(name, title, sections, module.run, module.judge, module.control, module.PLANTED, asks)
 
     def verdict(self, setting: Setting) -> tuple[Verdict, Evidence]:
-        """Run the claim and its control, judge both. A run that fails counts as VIOLATED, with its status."""
+        """Run the claim and its control, judge both. A run that fails counts as VIOLATED, with its status.
+
+        A method or a problem of somebody's own that raises anything else leaves the claim INCONCLUSIVE.
+        """
         began = time.perf_counter()
         evidence: Evidence = {}
         comparisons: list[Comparison] = []
@@ -192,6 +216,10 @@ class Claim:
             comparisons = self.judge(evidence)
         except _FAILURES as error:
             failure = f"the run ended with {error}"
+        except Exception as error:
+            if setting.own is None or isinstance(error, TooLittleMemory):
+                raise
+            comparisons = [missing("the run", math.nan, f"could not be judged: it raised {said(error)}")]
         try:
             control = self.judge(self.control(setting))
         except _FAILURES as error:

@@ -153,16 +153,14 @@ def quartic_law(K: Array, alpha: float) -> Array:
 
 
 def _lower(setting: Setting, problem: Problem, phi: torch.Tensor, K: int, alpha: float) -> Array:
-    """theta_K of the method's lower solver from the cold start, (M, q)."""
+    """theta_K of one step of the method from the cold start, (M, q)."""
     problem = problem.to(setting.device)
     at = {"phi": phi.to(setting.device)}
     oracle = Oracle(problem)
     method = setting.method(
         lower_steps=int(K), lower_step_size=alpha, cg_steps=1, upper_step_size=1.0, warm_start=False
     )
-    z = oracle.embed(at, oracle.pool)
-    theta = method.lower_solver(oracle).solve(oracle, z, oracle.theta0(at, oracle.pool), oracle.pool)
-    return np.asarray(theta.cpu().numpy())
+    return np.asarray(method.step(oracle, at, oracle.pool, method.start(oracle, at)).theta.cpu().numpy())
 
 
 # ---- f3, f4: the direction

@@ -42,6 +42,7 @@ from paper_checks.quadratic_theory import Array, QuadraticTheory, apply, norm
 from problems import Problem, ProxLogistic, Quadratic
 from problems.counterexamples import cancelling_modes
 
+ASKS = "ITD-BiO"
 PLANTED = "backpropagation through the last lower step alone"
 STARTS = ("theta_0 = 0", "theta_0 = phi")
 

@@ -15,8 +15,8 @@ from threadpoolctl import threadpool_limits
 from convergence import memory_limit
 from convergence.budget import TooLittleMemory
 from convergence.distributed import Ranks
-from paper_checks import CLAIMS
 from paper_checks.claim import Claim, Evidence, Setting, Verdict, silent
+from paper_checks.subject import claims_on
 
 Judged = tuple[Claim, Verdict, Evidence]
 
@@ -100,7 +100,7 @@ def _judge(name: str, setting: Setting) -> tuple[Verdict, Evidence]:
     all: a defect of the claim, not of the options it was given."""
     try:
         with memory_limit(setting.memory):
-            verdict, evidence = CLAIMS[name].verdict(setting)
+            verdict, evidence = claims_on(setting)[name].verdict(setting)
     except TooLittleMemory as error:
         raise ValueError(f"{name}: {error}") from error
     except ValueError as error:

@@ -36,16 +36,17 @@ import numpy as np
 import torch
 
 from convergence import Composed, ConjugateGradient, FirstOrder, GradientDescent, Implicit, Oracle, Unrolled
-from convergence.catalogue import METHODS
 from convergence.hypergradients import Checkpointed, ForwardGradient, ForwardMode, HessianFree, Reversed
 from convergence.linear_solvers import Neumann, RandomNeumann, Richardson
 from convergence.lower_solvers import HeavyBall
 from convergence.trees import map_tensors
 from paper_checks import method_laws as laws
-from paper_checks.claim import Comparison, Evidence, Setting, at_least, equal, mean_vector_equals
+from paper_checks.claim import DECLARED, Comparison, Evidence, Setting, at_least, equal, mean_vector_equals
 from paper_checks.quadratic_theory import Array, QuadraticTheory
+from paper_checks.subject import methods_on
 from problems import Quadratic
 
+ASKS = (DECLARED,)
 PLANTED = "the first of the lower steps is left out of the unrolled derivative"
 
 KAPPA, ALPHA = 10.0, 0.1  # 1 / L
@@ -242,7 +243,7 @@ def _random(setting: Setting, problem: Quadratic, theory: QuadraticTheory, phi: 
             "forward gradient", 1, Composed(lower=descent, estimator=ForwardGradient()), laws.unrolled(theory, phi, E)
         ),
         Cell("sampled Neumann", 1, Composed(lower=descent, estimator=sampled), laws.implicit(theory, phi, v)),
-        *_named(theory, problem, phi, sampled=True),
+        *_named(setting, theory, problem, phi, sampled=True),
     ]
     found = [
         _samples(setting, problem, cell.method, phi, cell.count, replicas=count)
@@ -276,19 +277,19 @@ def _factors(e: Evidence, true: Array) -> Evidence:
 
 def _by_name(setting: Setting, problem: Quadratic, theory: QuadraticTheory, phi: Array) -> Evidence:
     """Every method of the catalogue that has what it needs in a quadratic problem, and whose formula is not a mean."""
-    cells = _named(theory, problem, phi, sampled=False)
+    cells = _named(setting, theory, problem, phi, sampled=False)
     found = [
         _direction(setting, problem, cell.method, phi, cell.count) for cell in setting.track(cells, "methods by name")
     ]
     return _columns("methods", cells, found)
 
 
-def _named(theory: QuadraticTheory, problem: Quadratic, phi: Array, *, sampled: bool) -> list[Cell]:
+def _named(setting: Setting, theory: QuadraticTheory, problem: Quadratic, phi: Array, *, sampled: bool) -> list[Cell]:
     cells = []
-    for name, make in METHODS.items():
+    for name, make in methods_on(setting).items():
         has = inspect.signature(make).parameters
         method: Any = make(**{field: value for field, value in FIELDS.items() if field in has})
-        known = all(need.met(problem) for need in method.needs)
+        known = all(need.met(problem) for need in getattr(method, "needs", ()))
         if known and method.declared.estimates.startswith("sampled") is sampled:
             law = laws.LAWS[method.declared.estimates](theory, phi, method)
             cells.append(Cell(name, SETTLED if method.declared.warm else 1, method, law))

@@ -41,19 +41,21 @@ import numpy as np
 from scipy.optimize import root
 
 from convergence import Oracle, peak_bytes
-from convergence.catalogue import METHODS
+from convergence.declared import Declared
 from convergence.needs import require
 from convergence.oracle.parts import CALLS
 from convergence.streams import generator
 from paper_checks.arenas import arenas, digits, exact_arenas, without_weights
 from paper_checks.centred_heads import CentredHeads
-from paper_checks.claim import Array, Comparison, Evidence, Setting, at_least, at_most, equal
+from paper_checks.claim import DECLARED, Array, Comparison, Evidence, Setting, at_least, at_most, equal
 from paper_checks.contest import Arena, Make, iterations_for, race, trial, tuned
 from paper_checks.method_laws import LAWS
 from paper_checks.planted import ColdStart
 from paper_checks.quadratic_theory import QuadraticTheory
+from paper_checks.subject import methods_on
 from problems import Quadratic
 
+ASKS = (DECLARED,)
 PLANTED = "theta and v started cold in every iteration of a method that is said to be warm"
 OURS = "memory_reduced"
 GRID = tuple(10.0 ** (k / 2) for k in range(-4, 3))  # of beta |d2 Phi(phi_0)|
@@ -69,7 +71,7 @@ def run(setting: Setting) -> Evidence:
     """All methods on all problems."""
     problem = digits(setting)
     learnt = without_weights(problem)
-    return _gather(setting, list(METHODS), arenas(setting)) | {
+    return _gather(setting, list(methods_on(setting)), arenas(setting)) | {
         f"cleaning_accuracy_{name}": np.array(accuracy) for name, accuracy in learnt.items()
     }
 
@@ -84,23 +86,24 @@ def control(setting: Setting) -> Evidence:
 
 def _gather(setting: Setting, names: Sequence[str], fields: Sequence[Arena]) -> Evidence:
     makes = {name: _make(setting, name) for name in names}
+    declared = {name: methods_on(setting)[name].declared for name in names}
     evidence: Evidence = {
         "methods": np.array(names),
-        "titles": np.array([make.declared.title for make in map(METHODS.get, names)]),
-        "exact": np.array([METHODS[name].declared.exact for name in names]),
+        "titles": np.array([each.title for each in declared.values()]),
+        "exact": np.array([each.exact for each in declared.values()]),
         "arenas": np.array([arena.name for arena in fields]),
         "grid": np.array(GRID),
         "auc_bound": np.array(AUC),
     }
     for arena in fields:
         evidence |= _contest(setting, arena, makes)
-    return evidence | _floors(makes, fields[0]) | _memory(setting, makes)
+    return evidence | _floors(makes, declared, fields[0]) | _memory(setting, makes, declared)
 
 
 def _make(setting: Setting, name: str) -> Make:
     """The constructor; of the paper's method that of the setting, warm."""
     if name != OURS:
-        return METHODS[name]
+        return methods_on(setting)[name]
 
     def ours(
         *, lower_steps: int, lower_step_size: float | None, cg_steps: int, upper_step_size: float | None
@@ -161,13 +164,13 @@ def _entry(setting: Setting, arena: Arena, make: Make) -> Evidence:
     }
 
 
-def _floors(makes: dict[str, Make], arena: Arena) -> Evidence:
+def _floors(makes: dict[str, Make], declared: dict[str, Declared], arena: Arena) -> Evidence:
     """|grad Phi|^2 and Phi - Phi* on the quadratic where the law that a method declares is zero; NaN where refused."""
     assert isinstance(arena.problem, Quadratic)
     theory, p = QuadraticTheory.of(arena.problem), arena.problem.p
     floors, gaps, random = [], [], []
     for name, make in makes.items():
-        law = METHODS[name].declared.estimates
+        law = declared[name].estimates
         random.append(law == RANDOM)
         if arena.refusal(make):
             floors.append(math.nan)
@@ -187,7 +190,7 @@ def _limit(p: int, law: Callable[[Array], Array]) -> Array:
     return np.asarray(root(law, np.linalg.solve(matrix, -constant), tol=1e-14).x)
 
 
-def _memory(setting: Setting, makes: dict[str, Make]) -> Evidence:
+def _memory(setting: Setting, makes: dict[str, Make], declared: dict[str, Declared]) -> Evidence:
     """Peak bytes of an iteration on logistic heads over K, and the declared law; NaN where refused."""
     whole = CentredHeads.random(tasks=4, q=50, examples=30, seed=setting.seed)
     arena = Arena("heads", whole.to(setting.device), 1, 5, budget=0, points=2, scale=0.1, best=0.0)
@@ -198,7 +201,7 @@ def _memory(setting: Setting, makes: dict[str, Make]) -> Evidence:
     return {
         "memory_K": np.array(MEMORY_K),
         "memory_peak": np.array(peaks, float),
-        "memory_law": np.array([METHODS[name].declared.memory for name in makes]),
+        "memory_law": np.array([each.memory for each in declared.values()]),
         "memory_cuda": np.array(setting.device.startswith("cuda")),
     }
 

@@ -42,19 +42,31 @@ import torch
 from scipy.optimize import root
 
 from convergence import run as solve
-from convergence.catalogue import METHODS
 from convergence.declared import Declared
 from convergence.method import Method
 from convergence.methods import SOBA
 from convergence.needs import FINITE_SUM
 from convergence.rates import Slope, log_log_slope
 from paper_checks import method_laws as laws
-from paper_checks.claim import Comparison, Evidence, Setting, at_least, at_most, equal, missing, slope_at_most, slope_is
+from paper_checks.claim import (
+    DECLARED,
+    Comparison,
+    Evidence,
+    Setting,
+    at_least,
+    at_most,
+    equal,
+    missing,
+    slope_at_most,
+    slope_is,
+)
 from paper_checks.planted import HiddenDecay
 from paper_checks.quadratic_theory import Array, QuadraticTheory
-from paper_checks.rate_settings import SCHEDULES, OneTerm, Values, accepts, build, logistic_probe, settled_slope
+from paper_checks.rate_settings import OneTerm, Values, accepts, build, logistic_probe, schedule_of, settled_slope
+from paper_checks.subject import methods_on
 from problems import Huber, LearnedStart, Minibatch, Noisy, ProxLogistic, Quadratic
 
+ASKS = (DECLARED,)
 PLANTED = "upper step sizes that decay in secret"
 
 Makes = Mapping[str, Callable[..., Method]]
@@ -65,8 +77,8 @@ WITHIN = 0.01  # of the worst case's constant, and the half-width of its slope
 
 
 def run(setting: Setting) -> Evidence:
-    """Every method of the catalogue, where it can run."""
-    methods = dict(METHODS) | {"memory_reduced": setting.method}
+    """Every method by name, where it can run."""
+    methods = methods_on(setting)
     return {
         **_worst_case(setting, methods),
         **_floors(setting, methods),
@@ -102,7 +114,7 @@ def _declared(make: Any) -> Declared:
 
 def _of_sums(make: Callable[..., Any]) -> bool:
     """Whether it is a method for finite sums."""
-    return FINITE_SUM in build(make, FIELDS).needs
+    return FINITE_SUM in getattr(build(make, FIELDS), "needs", ())
 
 
 # ---- the worst case
@@ -247,10 +259,11 @@ def _noise(setting: Setting, methods: Makes) -> Evidence:
     phi0 = {"phi": exact.upper_solution()["phi"] + 1}
     start = exact.hypergradient(phi0)["phi"].square().sum().numpy()
     names, means = [], []
-    for name, make in setting.track([each for each in methods.items() if each[0] in SCHEDULES], "methods with noise"):
+    schedules = {name: found for name, make in methods.items() if (found := schedule_of(name, make))}
+    for name, schedule in setting.track(list(schedules.items()), "methods with noise"):
         found = []
         for T in map(int, horizons):
-            method = build(make, SCHEDULES[name].values(T, exact.constants))
+            method = build(methods[name], schedule.values(T, exact.constants))
             result = solve(
                 problem,
                 method,
@@ -271,7 +284,7 @@ def _noise(setting: Setting, methods: Makes) -> Evidence:
         "noisy_start": start,
         "noisy_mean": np.array(means),
         "noisy_rate": np.array([_declared(methods[name]).noisy_rate for name in names]),
-        "noisy_attained": np.array([SCHEDULES[name].attained for name in names]),
+        "noisy_attained": np.array([schedules[name].attained for name in names]),
         "noisy_missing": np.array(sorted(wanted - set(names)), dtype=str),
         "noisy_half_width": np.array(setting.pick(0.1, 0.04)),
     }
@@ -289,7 +302,11 @@ def _judge_noise(e: Evidence) -> list[Comparison]:
         else:
             comparisons.append(slope_at_most(f"slope with noise, {name}", slope, -rate, half_width=width))
     comparisons += [
-        missing(f"slope with noise, {name}", np.nan, "no step sizes in rate_settings.SCHEDULES")
+        missing(
+            f"slope with noise, {name}",
+            np.nan,
+            "no step sizes: neither in rate_settings.SCHEDULES nor as its `schedule`",
+        )
         for name in e["noisy_missing"]
     ]
     return comparisons

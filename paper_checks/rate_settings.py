@@ -127,6 +127,15 @@ SCHEDULES = {
 }
 
 
+def schedule_of(name: str, make: Any) -> Schedule | None:
+    """The step sizes of a method with noise: those here, else those that a class of one's own says itself.
+
+    The latter as a function `schedule(T, constants)` that returns the fields for T upper iterations.
+    """
+    own = getattr(make, "schedule", None)
+    return SCHEDULES.get(name) or (None if own is None else Schedule(own, False, "the method's own"))
+
+
 # ---- slopes
 
 

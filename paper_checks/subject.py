@@ -1,0 +1,162 @@
+"""What is judged: the paper's algorithm on the claims' own problems, or a method or a problem of one's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from convergence import MemoryReduced
+from convergence.catalogue import METHODS
+from convergence.checkpoints import digest
+from convergence.command_line import named
+from convergence.declared import Declared
+from convergence.imported import imported, said
+from paper_checks.claim import ALGORITHM, DECLARED, Claim, Setting
+from paper_checks.method_laws import LAWS
+from problems import Problem
+
+PROTOCOL = ("start", "step", "declared_calls")  # of convergence.Method
+# The fields that the claims on methods by name give values to; others need defaults
+FIELDS = frozenset(ALGORITHM) | {
+    "linear_step_size", "terms", "multiplier", "radius", "period", "averaging",
+    "lower_decay", "upper_decay", "lower_growth", "multiplier_growth",
+}  # fmt: skip
+
+
+def method_of(spec: str) -> Callable[..., Any]:
+    """The method that `module:Class` names. Raises ValueError where it is none."""
+    make = imported(spec, "a method")
+    if not callable(make):
+        raise ValueError(f"expected a class or a function that makes a method in {spec}, got {make!r}")
+    if inspect.isclass(make) and (lost := [name for name in PROTOCOL if not callable(getattr(make, name, None))]):
+        raise ValueError(f"expected a method with {', '.join(PROTOCOL)}, got {spec} without {', '.join(lost)}")
+    return make
+
+
+@dataclass(frozen=True)
+class OwnProblem:
+    """The problem that `module:Class` names, in float64: `OwnProblem(spec, seed)()`.
+
+    What its constructor draws from torch's global generator is drawn from `seed`; one that takes a seed is given it.
+    Raises ValueError where there is no such problem, or it cannot be made.
+    """
+
+    spec: str
+    seed: int
+
+    def __call__(self) -> Problem:
+        """Made anew."""
+        make = imported(self.spec, "a problem")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            problem = make if isinstance(make, Problem) else self._made(make)
+        if not isinstance(problem, Problem):
+            raise ValueError(f"expected a problems.Problem from {self.spec}, got {type(problem).__name__}")
+        return problem.to(dtype=torch.float64)
+
+    def _made(self, make: Any) -> Any:
+        if not callable(make):
+            raise ValueError(f"expected a class or a function that makes a problem in {self.spec}, got {make!r}")
+        try:
+            return make(seed=self.seed) if "seed" in inspect.signature(make).parameters else make()
+        except Exception as error:  # of the user's constructor
+            raise ValueError(f"expected {self.spec} to make a problem, got {said(error)}") from error
+
+    def __str__(self) -> str:
+        return self.spec
+
+    def sha256(self) -> str:
+        """Of the name and the data: what tells one problem of one's own from another."""
+        return digest({"spec": self.spec, "data": dict(getattr(self(), "data", {}))})
+
+
+def claims_on(setting: Setting) -> Mapping[str, Claim]:
+    """The claims that there are on what is judged: those on a problem of one's own, or those on the paper's."""
+    import paper_checks  # it imports this module's neighbours
+
+    if setting.problem is None:
+        return paper_checks.CLAIMS
+    from paper_checks import own_problem
+
+    return own_problem.CLAIMS
+
+
+def applicable(setting: Setting, names: Sequence[str]) -> tuple[list[Claim], dict[str, str]]:
+    """The claims of these names that judge what is judged, and of the others why they do not, by name.
+
+    All claims where no names are given. Raises ValueError on a name that there is not, and where no claim is left.
+    """
+    there = claims_on(setting)
+    everywhere = {**there, **claims_on(replace(setting, problem=None))}
+    problem = None if setting.problem is None else setting.problem()
+    chosen, apart = [], {}
+    for name in names or everywhere:
+        claim = there.get(name) or named(everywhere, name, "claim")
+        sentence = _lacks_on(claim, problem)
+        if not sentence and setting.method is not MemoryReduced:
+            sentence = lacks(claim, setting.method)
+        if sentence:
+            apart[name] = sentence
+        else:
+            chosen.append(claim)
+    if not chosen:
+        raise ValueError(
+            "expected a claim that judges this, got none:\n" + "\n".join(f"  {why}" for why in apart.values())
+        )
+    return chosen, apart
+
+
+def _lacks_on(claim: Claim, problem: Problem | None) -> str:
+    """Why a problem of one's own is outside a claim; "" where it is not, or there is none."""
+    if problem is None:
+        return ""
+    from paper_checks import own_problem
+
+    return own_problem.lacks(claim.name, problem)
+
+
+def lacks(claim: Claim, method: Callable[..., Any]) -> str:
+    """Why a method of one's own is outside a claim, in a sentence; "" where it is not."""
+    name = getattr(method, "__name__", repr(method))
+    if isinstance(claim.asks, str):
+        return f"{claim.name} judges {claim.asks}, and no method of one's own"
+    fields = inspect.signature(method).parameters
+    takes_all = any(field.kind is field.VAR_KEYWORD for field in fields.values())
+    if lost := [each for each in claim.asks if not (takes_all or each in fields or hasattr(method, each))]:
+        return f"expected a method with {', '.join(claim.asks)} for {claim.name}, got {name} without {', '.join(lost)}"
+    return _undeclared(claim, method, name) if DECLARED in claim.asks else ""
+
+
+def _undeclared(claim: Claim, method: Any, name: str) -> str:
+    """The same of a claim that builds methods from what they declare."""
+    unknown = [
+        field.name
+        for field in inspect.signature(method).parameters.values()
+        if field.default is field.empty and field.kind is not field.VAR_KEYWORD and field.name not in FIELDS
+    ]
+    if unknown:
+        return (
+            f"expected defaults of all fields but {', '.join(sorted(FIELDS))} for {claim.name}, "
+            f"got {name}, whose {unknown[0]} has none"
+        )
+    if not isinstance(method.declared, Declared) or method.declared.estimates not in LAWS:
+        return (
+            f"expected declared, a convergence.Declared that estimates one of {', '.join(LAWS)}, for {claim.name}, "
+            f"got {method.declared!r} of {name}"
+        )
+    return ""
+
+
+def methods_on(setting: Setting) -> dict[str, Callable[..., Any]]:
+    """The methods that the claims on methods by name judge: the catalogue's, and the one under judgement.
+
+    One that takes the fields of memory_reduced stands in its place, another beside them, under its own name.
+    """
+    fields = inspect.signature(setting.method).parameters
+    if all(name in fields for name in ALGORITHM):
+        return METHODS | {"memory_reduced": setting.method}
+    return METHODS | {setting.method.__name__: setting.method}
