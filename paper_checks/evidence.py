@@ -1,0 +1,304 @@
+"""Evidence on disk: what a run of the battery found, whole and as it was written, or refused in a sentence.
+
+    DIR/run.json             what was asked for: schema, claims, setting, versions, sha256
+    DIR/evidence/NAME.npz    the arrays that a claim was judged by
+    DIR/evidence/NAME.json   schema, claim, setting, versions, verdict, arrays (shape, dtype, sha256 of each),
+                             evidence (sha256 of the arrays, those of seconds aside), sha256 (of all in this file)
+
+NAME.json is written last: where it is, the claim was judged. `verdict` is the entry of verdicts.json with numbers that
+are not finite as "nan", "inf", "-inf", and seconds not rounded. Numbers in JSON are exact: Python writes and reads
+the shortest decimals that give the same double.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convergence.files import write_atomically
+from paper_checks.claim import Comparison, Evidence, Outcome, Setting, Verdict
+from paper_checks.versions import versions
+
+SCHEMA = 1  # raised with every change of what the files hold
+RUN = "run.json"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What was kept of one claim: its verdict, the arrays it was judged by, and the rest of NAME.json."""
+
+    verdict: Verdict
+    evidence: Evidence = field(repr=False)
+    header: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder that `python -m paper_checks` wrote, finished or not.
+
+    entries   what is judged so far, by claim, in the order of the report
+    header    of run.json: claims (all that were asked for), setting, versions
+    """
+
+    folder: Path
+    entries: Mapping[str, Stored]
+    header: Mapping[str, Any]
+
+    @property
+    def claims(self) -> tuple[str, ...]:
+        """All that were asked for, in the order of the report."""
+        return tuple(self.header["claims"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether every claim that was asked for is judged."""
+        return set(self.claims) <= set(self.entries)
+
+
+def load_run(folder: Path) -> Run:
+    """Every claim that is judged in the folder. Raises ValueError where there is no run, or a file was changed."""
+    header = read_header(folder)
+    stored = {name: read(folder, name) for name in header["claims"] if json_file(folder, name).exists()}
+    return Run(folder, stored, header)
+
+
+# ---- what was asked for
+
+
+def begin(folder: Path, claims: Sequence[str], asked: Mapping[str, Any]) -> None:
+    """Write run.json: the claims to come, in the order of the report, and what `asked_for` says of their setting."""
+    header = {"schema": SCHEMA, "claims": list(claims), "setting": dict(asked), "versions": versions()}
+    write_atomically(folder / RUN, _sealed(header))
+
+
+def read_header(folder: Path) -> dict[str, Any]:
+    """What `begin` wrote. Raises ValueError where there is no such file, or it is not as it was written."""
+    header = _opened(folder / RUN)
+    if not isinstance(header.get("claims"), list) or not isinstance(header.get("setting"), dict):
+        raise ValueError(f"expected the claims and the setting of a run in {folder / RUN}, got neither")
+    return header
+
+
+def asked_for(setting: Setting) -> dict[str, Any]:
+    """What decides about the numbers of a run, of JSON's types: runs that agree in it have the same evidence."""
+    return {
+        "scale": setting.scale,
+        "seed": setting.seed,
+        "device": setting.device,
+        "memory": setting.memory,
+        "method": _named(setting.method),
+        "problem": None if setting.problem is None else _named(setting.problem),
+    }
+
+
+def _named(make: Any) -> str:
+    """What makes a method or a problem, with a digest where it is none of this package: of its file, or its own."""
+    module, name = getattr(make, "__module__", ""), getattr(make, "__qualname__", "")
+    if hasattr(make, "sha256"):
+        return f"{make.spec}, sha256 {make.sha256()}"
+    if not name:  # a partial, an instance
+        return repr(make)
+    if module.partition(".")[0] in ("convergence", "problems", "paper_checks"):
+        return f"{module}:{name}"
+    try:
+        source = Path(inspect.getfile(make)).read_bytes()
+    except (OSError, TypeError):
+        source = b""
+    return f"{module}:{name}, sha256 {hashlib.sha256(source).hexdigest()}"
+
+
+# ---- one claim
+
+
+def arrays_file(folder: Path, name: str) -> Path:
+    """Of the arrays of a claim."""
+    return folder / "evidence" / f"{name}.npz"
+
+
+def json_file(folder: Path, name: str) -> Path:
+    """Of all else that is kept of a claim."""
+    return folder / "evidence" / f"{name}.json"
+
+
+def write_arrays(folder: Path, name: str, evidence: Evidence) -> None:
+    """Write NAME.npz; what NAME.json said of other arrays is removed first. Raises OSError."""
+    json_file(folder, name).unlink(missing_ok=True)
+    content = io.BytesIO()
+    np.savez_compressed(content, **evidence)
+    write_atomically(arrays_file(folder, name), content.getvalue())
+
+
+def write_json(folder: Path, verdict: Verdict, evidence: Evidence, *, asked: Mapping[str, Any]) -> None:
+    """Write NAME.json, after all else of the claim: from now on it counts as judged. Raises OSError."""
+    header = {
+        "schema": SCHEMA,
+        "claim": verdict.claim,
+        "setting": dict(asked),
+        "versions": versions(),
+        "verdict": _told(verdict),
+        "arrays": {name: _described(array) for name, array in evidence.items()},
+        "evidence": digest(evidence),
+    }
+    write_atomically(json_file(folder, verdict.claim), _sealed(header))
+
+
+def read(folder: Path, name: str, *, setting: Setting | None = None) -> Stored:
+    """What is kept of a claim. `setting`: of the verdict; by default made from the file, with the paper's own method.
+
+    Raises ValueError where a file is missing, truncated, changed, of another claim, or of a newer schema.
+    """
+    path = json_file(folder, name)
+    header = _opened(path)
+    if header.get("claim") != name:
+        raise ValueError(f"expected the evidence of {name} in {path}, got that of {header.get('claim')!r}")
+    evidence = read_arrays(folder, name, header)
+    try:
+        asked = header["setting"]
+        if setting is None:
+            setting = Setting(asked["scale"], asked["seed"], asked["device"], memory=asked["memory"])
+        return Stored(_verdict(header["verdict"], setting), evidence, header)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"expected a verdict in {path}, got one without {error}") from error
+
+
+def read_arrays(folder: Path, name: str, header: Mapping[str, Any] | None = None) -> Evidence:
+    """The arrays of NAME.npz, held against NAME.json. Raises ValueError where they are not those that it names."""
+    path = arrays_file(folder, name)
+    if header is None:
+        header = _opened(json_file(folder, name))
+    described = header.get("arrays")
+    evidence = unpacked(path)
+    if header.get("claim") != name or {key: _described(array) for key, array in evidence.items()} != described:
+        raise ValueError(f"expected the arrays that {json_file(folder, name)} names in {path}, got others")
+    return evidence
+
+
+def unpacked(path: Path) -> Evidence:
+    """Every array of an .npz file. Raises ValueError where it cannot be read whole; nothing in it is executed."""
+    if not path.is_file():
+        raise ValueError(f"expected an .npz file of arrays in {path}, got no such file")
+    try:
+        # Opened here: numpy leaves a file that it cannot unpack open
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: _array(arrays[name]) for name in arrays.files}
+    except Exception as error:  # a damaged archive raises anything: BadZipFile, NotImplementedError, MemoryError, ...
+        raise ValueError(f"expected an .npz file of arrays in {path}, got one that cannot be read: {error}") from error
+
+
+def _array(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):  # np.load gives the bytes of what is no array
+        raise ValueError("a file in it is no array")
+    return value
+
+
+# ---- digests
+
+
+def is_timed(array: str) -> bool:
+    """Whether an array of this name holds measured seconds, which no two runs share."""
+    return array.endswith("seconds")
+
+
+def digest(evidence: Evidence) -> str:
+    """SHA-256 of names, types, shapes and bytes, without the arrays of seconds: runs that agree in it are the same."""
+    kept = {name: _described(array) for name, array in evidence.items() if not is_timed(name)}
+    return hashlib.sha256(_canonical(kept)).hexdigest()
+
+
+def _described(array: Any) -> dict[str, Any]:
+    array = np.ascontiguousarray(array)
+    content = hashlib.sha256(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return {
+        "shape": list(np.shape(array)),
+        "dtype": array.dtype.newbyteorder("<").str,
+        "sha256": content.hexdigest(),
+    }
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def _sealed(content: Mapping[str, Any]) -> bytes:
+    """As JSON, with a SHA-256 of all of it."""
+    sealed = {**content, "sha256": hashlib.sha256(_canonical(content)).hexdigest()}
+    return (json.dumps(sealed, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _opened(path: Path) -> dict[str, Any]:
+    """What `_sealed` made. Raises ValueError where there is no file, or it is not as it was written."""
+    if not path.is_file():
+        raise ValueError(f"expected a file that paper_checks wrote in {path}, got no such file")
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+        said, found = content.pop("sha256"), hashlib.sha256(_canonical(content)).hexdigest()
+        schema = int(content["schema"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"expected a file that paper_checks wrote in {path}, got another or a part of one") from error
+    if schema > SCHEMA:
+        raise ValueError(f"expected schema {SCHEMA} or older in {path}, got {schema}: a newer release wrote it")
+    if said != found:
+        raise ValueError(f"expected {path} as paper_checks wrote it, got one that was changed since")
+    return content
+
+
+# ---- verdicts as JSON and back
+
+
+def _told(verdict: Verdict) -> dict[str, Any]:
+    return verdict.record() | {
+        "seconds": verdict.seconds,
+        "failure": verdict.failure,
+        "comparisons": [_exact(each) for each in verdict.comparisons],
+        "control_comparisons": [_exact(each) for each in verdict.control],
+    }
+
+
+def _verdict(told: Mapping[str, Any], setting: Setting) -> Verdict:
+    """The verdict that `_told` wrote down."""
+    comparisons, control = (tuple(map(_comparison, told[name])) for name in ("comparisons", "control_comparisons"))
+    return Verdict(told["claim"], comparisons, control, float(told["seconds"]), setting, told["failure"])
+
+
+def _exact(comparison: Comparison) -> dict[str, Any]:
+    interval = comparison.interval
+    return {
+        "quantity": comparison.quantity,
+        "measured": _number(comparison.measured),
+        "relation": comparison.relation,
+        "predicted": _number(comparison.predicted),
+        "interval": None if interval is None else [_number(end) for end in interval],
+        "outcome": comparison.outcome.value,
+        "reason": comparison.reason,
+        "cell": comparison.cell,
+    }
+
+
+def _comparison(told: Mapping[str, Any]) -> Comparison:
+    low_and_high = told["interval"]
+    interval = None if low_and_high is None else (float(low_and_high[0]), float(low_and_high[1]))
+    return Comparison(
+        told["quantity"],
+        float(told["measured"]),
+        told["relation"],
+        float(told["predicted"]),
+        Outcome(told["outcome"]),
+        told["reason"],
+        interval,
+        told["cell"],
+    )
+
+
+def _number(value: float) -> float | str:
+    """The number, or its name where JSON has none for it."""
+    value = float(value)
+    return value if math.isfinite(value) else str(value)
