@@ -7,6 +7,7 @@ from convergence.chunks import direction_in_chunks
 from convergence.composed import Composed
 from convergence.declared import Declared
 from convergence.driver import resolve_device, run
+from convergence.gradient_check import Agreement, Comparison, GradientCheck, check_gradient
 from convergence.hypergradients import (
     Checkpointed,
     Displacement,
@@ -80,11 +81,13 @@ __all__ = [
     "STABLE",
     "TTSA",
     "AIDBiO",
+    "Agreement",
     "Certificate",
     "Certified",
     "Checkpointed",
     "Chunks",
     "ClosedForm",
+    "Comparison",
     "Composed",
     "ConjugateGradient",
     "Declared",
@@ -95,6 +98,7 @@ __all__ = [
     "FirstOrder",
     "ForwardGradient",
     "ForwardMode",
+    "GradientCheck",
     "GradientDescent",
     "HeavyBall",
     "HessianFree",
@@ -125,6 +129,7 @@ __all__ = [
     "StocBiO",
     "Unrolled",
     "certified_error",
+    "check_gradient",
     "direction_in_chunks",
     "memory_limit",
     "peak_bytes",

@@ -7,6 +7,7 @@ Hessians and solves a task: for problems with q up to a few hundred.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -49,14 +50,7 @@ def reference(problem: Problem, phi: Parameters, tasks: Tasks, *, start: Tensor 
     each = (tasks.index, tasks.tensors)
     per_task = (None, 0, 0, 0)
 
-    def objective(name: str) -> Any:
-        def one(phi: Parameters, theta: Tensor, index: Tensor, tensors: dict[str, Tensor]) -> Tensor:
-            task = Tasks(index.unsqueeze(0), **{key: tensor.unsqueeze(0) for key, tensor in tensors.items()})
-            return getattr(problem, name)(problem.embed(phi, task), theta.unsqueeze(0), task).squeeze(0)
-
-        return one
-
-    g, f = objective("lower"), objective("upper")
+    g, f = of_one_task(problem, "lower"), of_one_task(problem, "upper")
     values = vmap(g, per_task)
     gradients = vmap(grad(g, argnums=1), per_task)
     hessians = vmap(jacrev(grad(g, argnums=1), argnums=1), per_task)
@@ -88,6 +82,16 @@ def reference(problem: Problem, phi: Parameters, tasks: Tasks, *, start: Tensor 
         return (vmap(f, per_task)(phi, theta, *each) - (gradients(phi, theta, *each) * v).sum(-1)).mean()
 
     return Reference(grad(surrogate)(phi), theta, v, vmap(f, per_task)(phi, theta, *each).mean())
+
+
+def of_one_task(problem: Problem, objective: str) -> Callable[[Parameters, Tensor, Tensor, dict[str, Tensor]], Tensor]:
+    """g ("lower") or f ("upper") of one task, a scalar function of phi, theta (q,), its index and its tensors."""
+
+    def value(phi: Parameters, theta: Tensor, index: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        task = Tasks(index.unsqueeze(0), **{key: tensor.unsqueeze(0) for key, tensor in tensors.items()})
+        return getattr(problem, objective)(problem.embed(phi, task), theta.unsqueeze(0), task).squeeze(0)
+
+    return value
 
 
 def _factor(problem: Problem, H: Tensor, least: Tensor | None = None) -> Tensor:
