@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+_PATIENCE = 1.0  # seconds: whoever has just taken a lock says so, whoever has just ended lets go of it
 
 
 class NotWritten(OSError):
@@ -37,37 +41,63 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """The folder, made where there is none, to this process alone, until the end of it at the latest (flock).
+    """The folder, made where there is none, to this process alone, until the end of it at the latest.
 
-    Raises ValueError naming the process that holds it already, and where there is a file of this name.
+    The lock is the operating system's (flock, on Windows msvcrt), on the file `.held`; `.lock` names the process for
+    those who look on (`at_work`). What a process that was killed has left is no obstacle. Raises ValueError naming the
+    process that holds the folder, and where there is a file of this name; OSError where the folder cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"expected a folder for the run, got the file {folder}")
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
-    while True:
-        with path.open("a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                file.seek(0)
-                raise ValueError(
-                    f"expected {folder} for one process alone, got process {file.read().strip()} at work in it"
-                ) from error
-            if not _is_at(file.fileno(), path):
-                continue  # whoever held it has ended just now, and removed the file
-            try:
-                file.truncate(0)
-                file.write(f"{os.getpid()}\n")
-                file.flush()
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
+    held, named = folder / ".held", folder / ".lock"
+    lock = FileLock(held)
+    _take(lock, folder)
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
+        write_atomically(named, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        named.unlink(missing_ok=True)
+        with suppress(OSError):  # Windows removes no file that is open; there the lock itself removes it
+            held.unlink(missing_ok=True)
+        lock.release()
+
+
+def _take(lock: FileLock, folder: Path) -> None:
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            process = at_work(folder)
+            if process is None and time.monotonic() < until:
+                time.sleep(0.02)
+                continue
+            who = "another process" if process is None else f"process {process}"
+            raise ValueError(f"expected {folder} for one process alone, got {who} at work in it") from error
+        return
+
+
+def at_work(folder: Path) -> int | None:
+    """The id of the process that says it is at work in the folder; None where none does, or it is no longer running.
+
+    Reads, and disturbs nobody.
+    """
+    try:
+        process = int((folder / ".lock").read_text())
+    except (OSError, ValueError):
+        return None
+    return process if is_running(process) else None
+
+
+def is_running(process: int) -> bool:
+    """Whether there is a process of this id on this machine; on Windows it is taken to be there."""
+    if os.name != "posix":
+        return True  # os.kill has another meaning there
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True  # somebody else's
+    except (ProcessLookupError, OverflowError):
         return False
+    return process > 0

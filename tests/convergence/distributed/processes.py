@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 import traceback
 import uuid
@@ -17,14 +16,15 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from convergence.distributed import Ranks
+from tests.forked import context
 
 
 def on_ranks(size: int, target: Callable[..., Any], folder: Path, *arguments: object, timeout: float = 60) -> list[Any]:
     """target(ranks, *arguments) of each rank; the exception where it raised one, the signal where it was killed."""
     folder.mkdir(parents=True, exist_ok=True)
-    context = _forkserver()
+    forked = context()
     processes = [
-        context.Process(target=_rank, args=(rank, size, target, folder, arguments, timeout)) for rank in range(size)
+        forked.Process(target=_rank, args=(rank, size, target, folder, arguments, timeout)) for rank in range(size)
     ]
     for process in processes:
         process.start()
@@ -80,18 +80,12 @@ def under_torchrun(size: int, target: Callable[..., Any], *arguments: object, re
         start_method="forkserver",
         monitor_interval=0.1,
     )
-    _forkserver()
+    context()
     try:
         elastic_launch(config, target)(*arguments)
     except ChildFailedError:
         return False
     return True
-
-
-def _forkserver() -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "torch._dynamo", "tests.convergence.distributed.dies_once"])
-    return context
 
 
 def among(ranks: Ranks, sizes: tuple[int, ...]) -> dict[int, Ranks]:

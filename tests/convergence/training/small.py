@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 from collections.abc import Callable
 from functools import cache
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import convergence.__main__ as command
 from convergence.recipes import RECIPES
 from convergence.training import Trained, train
 from problems.few_shot import Conv4, ImageSet, Splits
+from tests.forked import context
 
 NETWORK = Conv4(2)
 EPISODES = {"way": 3, "shot": 1, "queries": 1, "evaluation_queries": 2}
@@ -73,11 +74,9 @@ def assert_same_run(left: Trained, right: Trained) -> None:
 # ---- processes
 
 
-def started(target: Callable[..., None], *arguments: object) -> multiprocessing.process.BaseProcess:
+def started(target: Callable[..., None], *arguments: object) -> BaseProcess:
     """A process forked from one that has torch imported already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "torch._dynamo", "tests.convergence.training.small"])
-    process = context.Process(target=target, args=arguments)
+    process = context().Process(target=target, args=arguments)
     process.start()
     return process
 
