@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from convergence.arguments import integer, positive
+from convergence.arguments import capable, integer, positive
 from convergence.hypergradients import Estimator
 from convergence.lower_solvers import GradientDescent, LowerSolver
 from convergence.method import Step, descend
@@ -90,6 +90,11 @@ class Composed(MadeOfParts):
 
     lower: LowerSolver
     estimator: Estimator
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        capable("lower", self.lower, "solve", "split", "known")
+        capable("estimator", self.estimator, "estimate", "calls")
 
     @property
     def lower_solver(self) -> LowerSolver:

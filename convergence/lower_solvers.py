@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from convergence.arguments import integer, positive
+from convergence.arguments import integer, is_finite, positive, shown
 from convergence.oracle import Features, Oracle
 from problems import Problem, Tasks
 
@@ -180,8 +180,8 @@ class HeavyBall:
         integer("steps", self.steps, least=0)
         if self.step_size is not None:
             positive("step_size", self.step_size)
-        if not 0 < self.momentum < 1:
-            raise ValueError(f"expected a momentum between 0 and 1, got {self.momentum!r}")
+        if not (is_finite(self.momentum) and 0 < self.momentum < 1):
+            raise ValueError(f"expected a momentum between 0 and 1, got {shown(self.momentum)}")
 
     @property
     def gradients(self) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from convergence.adaptive import Certified
-from convergence.arguments import integer, positive
+from convergence.arguments import capable, integer, positive, shown, truth
 from convergence.declared import Declared
 from convergence.hypergradients import Implicit
 from convergence.linear_solvers import ConjugateGradient, LinearSolver
@@ -85,8 +85,13 @@ class MemoryReduced:
                 "expected cg_steps=None and accuracy=None beside a linear_solver, "
                 f"got {self.cg_steps} and {self.accuracy}"
             )
-        if not (isinstance(self.warm_start, bool) or self.warm_start == "theta"):  # 1 == True is not meant
-            raise ValueError(f'expected warm_start True, False or "theta", got {self.warm_start!r}')
+        else:
+            capable("linear_solver", self.linear_solver, "solve", "products")
+        if not (
+            isinstance(self.warm_start, bool) or (isinstance(self.warm_start, str) and self.warm_start == "theta")
+        ):  # 1 == True is not meant
+            raise ValueError(f'expected warm_start True, False or "theta", got {shown(self.warm_start)}')
+        truth("recompute", self.recompute)
 
     # ---- one upper iteration
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from convergence.arguments import capable, truth
 from convergence.hypergradients.estimate import Estimate
 from convergence.linear_solvers import ConjugateGradient, Direct, LinearSolver
 from convergence.lower_solvers import LowerSolver
@@ -34,6 +35,8 @@ class Implicit:
     needs: ClassVar[tuple[Need, ...]] = (TWICE_DIFFERENTIABLE,)
 
     def __post_init__(self) -> None:
+        capable("linear_solver", self.linear_solver, "solve", "products")
+        truth("fresh_products", self.fresh_products)
         if self.fresh_products and isinstance(self.linear_solver, (ConjugateGradient, Direct)):
             raise ValueError(
                 f"expected a series beside fresh_products, got {type(self.linear_solver).__name__}, "

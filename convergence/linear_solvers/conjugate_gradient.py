@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convergence.arguments import integer
+from convergence.arguments import integer, non_negative
 from convergence.linear_solvers.solution import LinearSolution
 from convergence.status import Status
 
@@ -38,8 +38,8 @@ class ConjugateGradient:
 
     def __post_init__(self) -> None:
         integer("CG steps", self.steps, least=0)
-        if self.tolerance is not None and not self.tolerance >= 0:
-            raise ValueError(f"expected a CG tolerance >= 0, got {self.tolerance}")
+        if self.tolerance is not None:
+            non_negative("CG tolerance", self.tolerance)
 
     def products(self, *, warm: bool) -> int:
         """N, and one more for the residual of a given start."""

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from convergence.arguments import shown
 from convergence.oracle.parts import CALLS, Calls, Features
 from convergence.streams import generator
 from convergence.trees import map_tensors
@@ -205,12 +206,22 @@ class Evaluations:
 
     def _values(self, objective: Callable[..., Tensor], features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
         values = self._over_replicas(objective, features, theta, tasks)
-        if values.shape != theta.shape[:-1]:
-            raise ValueError(
-                f"expected {objective.__name__} to return one value a task, shape {tuple(theta.shape[:-1])}, "
-                f"got {tuple(values.shape)}"
-            )
+        require_values(values, objective.__name__, theta.shape[:-1])
         return values
+
+    def _closed_form(self, name: str, like: Tensor, *arguments: Any) -> Tensor:
+        """What the problem's closed form of this name gives, of the shape of `like`: no other is broadcast in silence.
+
+        Raises ValueError.
+        """
+        found = self._over_replicas(getattr(self.problem, name), *arguments)
+        if not isinstance(found, Tensor) or found.shape != like.shape:
+            got = tuple(found.shape) if isinstance(found, Tensor) else shown(found)
+            raise ValueError(
+                f"expected {name} of {type(self.problem).__name__} of shape {tuple(like.shape)}, one row a task, "
+                f"got {got}"
+            )
+        return found
 
     def _over_replicas(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """function(*arguments), the last of them the tasks; mapped over the replicas where it knows none."""
@@ -220,3 +231,13 @@ class Evaluations:
         own = 0 if tasks.index.dim() == 2 else None  # do the replicas see different tasks?
         mapped = torch.vmap(lambda each, index, data: function(*each, Tasks(index, **data)), in_dims=(0, own, own))
         return mapped(tensors, tasks.index, tasks.tensors)
+
+
+def require_values(values: Any, what: str, shape: Sequence[int]) -> None:
+    """Raise TypeError or ValueError unless an objective returned one real number a task, in a tensor of this shape."""
+    if not isinstance(values, Tensor):
+        raise TypeError(f"expected {what} to return a tensor, one value a task, got {shown(values)}")
+    if values.shape != shape:
+        raise ValueError(f"expected {what} to return one value a task, shape {tuple(shape)}, got {tuple(values.shape)}")
+    if not values.is_floating_point():
+        raise TypeError(f"expected {what} to return real floating-point numbers, got {values.dtype}")

@@ -38,7 +38,7 @@ class Oracle(ThroughSteps, EachTask):
         self.count("lower_gradient", tasks)
         if not keep_graph and self.problem.has("lower_gradient"):
             with torch.no_grad():
-                return self._over_replicas(self.problem.lower_gradient, z.value, theta, tasks)
+                return self._closed_form("lower_gradient", theta, z.value, theta, tasks)
         point = theta if keep_graph and theta.requires_grad else theta.detach().requires_grad_()
         with torch.enable_grad():
             values = self._values(self.problem.lower, z.graph if keep_graph else z.value, point, tasks)
@@ -53,7 +53,7 @@ class Oracle(ThroughSteps, EachTask):
         if self.problem.has("lower_hvp"):
 
             def product(v: Tensor) -> Tensor:
-                return self._over_replicas(self.problem.lower_hvp, z.value, theta, v, tasks)
+                return self._closed_form("lower_hvp", v, z.value, theta, v, tasks)
         else:
             point = theta.detach().requires_grad_()
             with torch.enable_grad():
@@ -73,7 +73,7 @@ class Oracle(ThroughSteps, EachTask):
 
         def inverse(b: Tensor) -> Tensor:
             with torch.no_grad():
-                return self._over_replicas(self.problem.lower_inverse_hvp, z.value, theta, b, tasks)
+                return self._closed_form("lower_inverse_hvp", b, z.value, theta, b, tasks)
 
         known = self.problem.has("lower_inverse_hvp")
         return LowerHessian(counted, inverse if known else None, self.sampled)
@@ -105,7 +105,7 @@ class Oracle(ThroughSteps, EachTask):
         self.count("upper_gradient", tasks)
         if self.problem.has("upper_gradient"):
             with torch.no_grad():
-                return self._over_replicas(self.problem.upper_gradient, z.value, theta, tasks)
+                return self._closed_form("upper_gradient", theta, z.value, theta, tasks)
         point = theta.detach().requires_grad_()
         with torch.enable_grad():
             values = self._values(self.problem.upper, z.value, point, tasks)

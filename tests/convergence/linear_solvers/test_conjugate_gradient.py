@@ -327,7 +327,7 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="expected CG steps an integer >= 0, got -1"):
         ConjugateGradient(-1)
     for tolerance in (-1e-3, math.nan):
-        with pytest.raises(ValueError, match=f"expected a CG tolerance >= 0, got {tolerance}"):
+        with pytest.raises(ValueError, match=f"expected CG tolerance a finite number >= 0, got {tolerance}"):
             ConjugateGradient(3, tolerance)
     with pytest.raises(ValueError, match=r"expected v of shape \(4, 10\), got \(4, 9\)"):
         ConjugateGradient(3).solve(lambda v: v, torch.zeros(4, 10), torch.zeros(4, 9))

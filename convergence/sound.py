@@ -1,0 +1,197 @@
+"""Are the objectives of a problem what methods take them for? Seen from their values alone, once before a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from convergence.arguments import shown
+from convergence.oracle import Oracle
+from convergence.oracle.evaluations import require_values
+from convergence.streams import generator
+from problems import Parameters, Problem, Tasks, map_parameters
+
+_STEPS = (1e-4, 1e-6)  # of the differences, relative to 1 + |x|: a kink or a steep bend may spoil one of them
+_WITHIN = 1e-2  # relative: what a graph cut by mistake loses is of the order of the derivative itself
+_ROUNDING = 100.0  # roundings of a value that count as none
+_OBJECTIVES = ("lower", "upper")
+_SOUND: WeakValueDictionary[tuple[Any, ...], Problem] = WeakValueDictionary()  # by id: a problem may be unhashable
+
+
+def require_sound(problem: Problem, phi: Parameters, *, replicas: bool) -> None:
+    """Raise TypeError or ValueError where methods would find other derivatives than those of the objectives.
+
+    At phi (no replica axes), near theta0, on two tasks, the values of g and f are one real number a task; the same when
+    they are asked for again, for each task alone and, with `replicas`, for several phi at once; they leave their
+    arguments as they were; and, in float64, their derivatives by autograd are those of differences. So are found graphs
+    cut by detach, `.item()` or numpy (the implicit gradient would be zero without a word), random numbers that belong
+    into `Problem.draw`, and tasks or replicas that meet.
+
+    Cost: about twenty evaluations of each objective on two tasks, once for a problem.
+    """
+    some = next(iter(phi.values()))
+    key = (id(problem), replicas, some.dtype, some.device)
+    if _SOUND.get(key) is problem:
+        return
+    tasks = _two(problem).to(some.device, some.dtype)
+    theta = _start(problem, phi, tasks)
+    for name in _OBJECTIVES:
+        _Objective(problem, name, tasks).require(phi, theta)
+    if replicas:
+        _require_replicas(problem, phi, theta, tasks)
+    _SOUND[key] = problem
+
+
+def _two(problem: Problem) -> Tasks:
+    """Two tasks, or the one that there is."""
+    rng = generator(0, "tasks")
+    endless = problem.tasks is None
+    drawn = problem.sample(2 if endless else None, rng)
+    if not isinstance(drawn, Tasks):
+        raise TypeError(f"expected sample of {type(problem).__name__} to return Tasks, got {shown(drawn)}")
+    if endless and drawn.index.shape != (2,):
+        raise ValueError(
+            f"expected sample(2, rng) of {type(problem).__name__} to return 2 tasks, "
+            f"got an index of shape {tuple(drawn.index.shape)}"
+        )
+    return drawn[:2]
+
+
+def _start(problem: Problem, phi: Parameters, tasks: Tasks) -> Tensor:
+    """Near theta0: there itself a derivative may vanish, or have a kink."""
+    name = type(problem).__name__
+    theta = problem.theta0(phi, tasks)
+    if not isinstance(theta, Tensor):
+        raise TypeError(f"expected theta0 of {name} to return a tensor, got {shown(theta)}")
+    if theta.dim() != 2 or len(theta) != len(tasks) or theta.shape[1] == 0 or not theta.is_floating_point():
+        raise ValueError(
+            f"expected theta0 of {name} of shape ({len(tasks)}, q) with q >= 1, one row of real numbers a task, "
+            f"got {tuple(theta.shape)} of {theta.dtype}"
+        )
+    return _beside(theta.detach(), 0.1)
+
+
+class _Objective:
+    """g or f of these tasks as a function of phi and theta."""
+
+    def __init__(self, problem: Problem, name: str, tasks: Tasks):
+        self.problem, self.name, self.tasks = problem, name, tasks
+        self.what = f"{name} of {type(problem).__name__}"
+
+    def __call__(self, phi: Parameters, theta: Tensor, tasks: Tasks | None = None) -> Tensor:
+        tasks = self.tasks if tasks is None else tasks
+        values = getattr(self.problem, self.name)(self.problem.embed(phi, tasks), theta, tasks)
+        require_values(values, self.what, tuple(theta.shape[:-1]))
+        return values
+
+    def require(self, phi: Parameters, theta: Tensor) -> None:
+        """All that can be seen without a graph, then the derivatives."""
+        held = {**{f"phi[{name!r}]": x for name, x in phi.items()}, "theta": theta}
+        held |= {f"tasks.{name}": x for name, x in self.tasks.tensors.items()}
+        before = {name: x.detach().clone() for name, x in held.items()}
+        with torch.no_grad():
+            values = self(phi, theta)
+            for name, tensor in held.items():
+                if not torch.equal(torch.nan_to_num(tensor), torch.nan_to_num(before[name])):
+                    raise ValueError(f"expected {self.what} to leave {name} as it is, got it changed in place")
+            if not _near(values, self(phi, theta)):
+                raise ValueError(
+                    f"expected {self.what} to give the same values for the same arguments, got others the second time: "
+                    "what is random belongs into draw, so that all derivatives see one sample"
+                )
+            alone = torch.cat([self(phi, row, one) for row, one in zip(theta.split(1), self.tasks, strict=True)])
+        if not _near(values, alone):
+            raise ValueError(
+                f"expected {self.what} to give each task its own value, got {_listed(values)} for tasks together and "
+                f"{_listed(alone)} one by one"
+            )
+        if theta.dtype == torch.float64:
+            self._require_derivatives(phi, theta, values)
+
+    def _require_derivatives(self, phi: Parameters, theta: Tensor, values: Tensor) -> None:
+        in_phi = {name: x.detach().clone().requires_grad_() for name, x in phi.items()}
+        in_theta = theta.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            total = self(in_phi, in_theta).sum()
+        leaves = [*in_phi.values(), in_theta]
+        none: list[Tensor | None] = [None] * len(leaves)
+        slopes = torch.autograd.grad(total, leaves, allow_unused=True) if total.requires_grad else none
+        size = float(values.abs().sum())
+        for (name, x), slope in zip({**phi, "": theta}.items(), slopes, strict=True):
+            along = _normal(x) * (1 + x.abs())
+            found = 0.0 if slope is None else float((slope * along).sum())
+
+            def at(h: float, name: str = name, moved: Tensor = along) -> float:
+                if not name:
+                    return float(self(phi, theta + h * moved).sum())
+                return float(self({**phi, name: phi[name] + h * moved}, theta).sum())
+
+            if (expected := _refuted(found, at, size)) is not None:
+                raise ValueError(
+                    f"expected the derivative of {self.what} in {f'phi[{name!r}]' if name else 'theta'} to be that of "
+                    f"its values, {expected:.6g} along a random direction, got {found:.6g} from autograd: is a graph "
+                    "cut (detach, .item(), numpy, no_grad)?"
+                )
+
+
+def _refuted(found: float, at: Callable[[float], float], size: float) -> float | None:
+    """A difference quotient that says that the derivative is another, None where one says that it is this."""
+    quotient = None
+    for h in _STEPS:
+        with torch.no_grad():
+            quotient = (at(h) - at(-h)) / (2 * h)
+        rounding = _ROUNDING * torch.finfo(torch.float64).eps * size / h
+        # not a number where the objective has none beside: that decides nothing
+        if not abs(quotient - found) > _WITHIN * max(abs(quotient), abs(found)) + rounding:
+            return None
+    return quotient
+
+
+def _require_replicas(problem: Problem, phi: Parameters, theta: Tensor, tasks: Tasks) -> None:
+    """Raise ValueError unless first derivatives at two phi at once are those at each."""
+    name = type(problem).__name__
+    points = [(phi, theta), (map_parameters(lambda x: _beside(x, 0.1), phi), _beside(theta, 0.1))]
+    single = [_slopes(Oracle(problem), *point, tasks) for point in points]
+    many = ({key: torch.stack([each[key] for each, _ in points]) for key in phi}, torch.stack([x for _, x in points]))
+    try:
+        together = _slopes(Oracle(problem, replicas=len(points)), *many, tasks)
+    except RuntimeError as error:
+        said = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"expected objectives of {name} that work on replicas "
+            f"({'as' if problem.broadcasts_replicas else 'unless'} broadcasts_replicas, by torch.vmap: no .item(), no "
+            f"branch on a value), got {said}"
+        ) from error
+    for key, slopes in together.items():
+        if not _near(slopes, torch.stack([each[key] for each in single])):
+            raise ValueError(f"expected the {key} of {name} on replicas to be those of each, got others")
+
+
+def _slopes(oracle: Oracle, phi: Parameters, theta: Tensor, tasks: Tasks) -> Mapping[str, Tensor]:
+    z = oracle.features(phi, tasks)
+    return {
+        "lower gradients": oracle.lower_gradient(z, theta, tasks),
+        "upper gradients": oracle.upper_gradient(z, theta, tasks),
+    }
+
+
+def _near(a: Tensor, b: Tensor) -> bool:
+    """The same up to rounding, which batches of another size may change."""
+    within = torch.finfo(a.dtype).eps ** 0.5
+    return bool(torch.isclose(a, b, rtol=within, atol=within, equal_nan=True).all())
+
+
+def _beside(x: Tensor, by: float) -> Tensor:
+    return x + by * _normal(x) * (1 + x.abs())
+
+
+def _normal(like: Tensor) -> Tensor:
+    return torch.randn(like.shape, generator=generator(0, "start"), dtype=torch.float64).to(like.device, like.dtype)
+
+
+def _listed(values: Tensor) -> str:
+    return ", ".join(f"{value:.6g}" for value in values.tolist())
