@@ -7,7 +7,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import ModuleType
 from typing import Any, Literal, TypeVar
@@ -221,9 +221,13 @@ class Claim:
                 raise
             comparisons = [missing("the run", math.nan, f"could not be judged: it raised {said(error)}")]
         try:
-            control = self.judge(self.control(setting))
+            control = self.judge(self.control(replace(setting, method=MemoryReduced)))  # its errors are its own
         except _FAILURES as error:
             control = [_compare("the control's run", math.nan, "finishes", 0.0, Outcome.VIOLATED, str(error))]
+        except Exception as error:
+            if setting.problem is None or isinstance(error, TooLittleMemory):
+                raise
+            control = [missing("the control's run", math.nan, f"could not be judged: it raised {said(error)}")]
         seconds = time.perf_counter() - began
         return Verdict(self.name, tuple(comparisons), tuple(control), seconds, setting, failure), evidence
 

@@ -40,12 +40,13 @@ import numpy as np
 from convergence import MemoryReduced, Oracle, Step
 from convergence.recipes import RECIPES, Recipe
 from convergence.training import Trained, evaluate, train
-from paper_checks.claim import Comparison, Evidence, Setting, at_least, at_most, mean_at_least, missing
+from paper_checks.claim import ALGORITHM, Comparison, Evidence, Setting, at_least, at_most, mean_at_least, missing
 from problems import Parameters, Tasks, map_parameters
 from problems.few_shot import Conv4, Splits
 from problems.few_shot.glyphs import glyphs
 from problems.few_shot.readers import load
 
+ASKS = (*ALGORITHM, "adapt")
 PLANTED = "the hypergradient with the wrong sign"
 VARIABLE = "MEMORY_REDUCED_DATA"
 WITHIN = 0.03  # of the competitor, of the published accuracy

@@ -46,7 +46,7 @@ from torch import Tensor
 
 from convergence import Oracle, Step
 from convergence.streams import generator
-from paper_checks.claim import Comparison, Evidence, Setting, at_least, at_most, equal
+from paper_checks.claim import ALGORITHM, Comparison, Evidence, Setting, at_least, at_most, equal
 from paper_checks.few_shot_grid import RIDGES, judge_grid, train_grid
 from paper_checks.few_shot_theory import exact_cg, lower_hessian, residual_bound, upper_gradient
 from problems import Parameters, Tasks
@@ -54,6 +54,7 @@ from problems.few_shot import Conv4, Episodes, FewShot, Head, SoftmaxHead
 from problems.few_shot.glyphs import glyphs
 from problems.few_shot.problem import TaskFeatures
 
+ASKS = (*ALGORITHM, "adapt")
 PLANTED = "the ridge is left out of the Hessian-vector products"
 RIDGE = 0.1  # the smaller of the two that validation does not tell apart in (d)
 COUNTS = (1, 2, 3, 5, 7, 10, 14, 20)
