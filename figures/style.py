@@ -29,7 +29,7 @@ LABEL_SIZE = 9.0  # points at printed size
 SMALL_SIZE = 8.0  # ticks, legends; nothing is smaller than 7
 
 # Okabe and Ito's palette, told apart with any colour vision; its yellow is left out, too pale for thin lines
-BLACK, GREY = "#000000", "#707070"
+BLACK, GREY = "#000000", "#595959"  # a lighter grey is green to a deuteranope
 BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 SKY, PURPLE = "#56B4E9", "#CC79A7"
 
@@ -55,28 +55,29 @@ class Series(NamedTuple):
 METHODS = {
     "memory_reduced": Series(BLUE, "o", "memory-reduced"),
     "unrolled": Series(VERMILION, "s", "unrolled"),
-    # The catalogue: the colour says the family, the marker which of it
+    # The catalogue: the colour says the family; a marker is shared by a dark and a light colour at most
     "aid_bio": Series(SKY, "P", "AID-BiO"),
     "imaml": Series(SKY, "v", "iMAML"),
     "itd_bio": Series(VERMILION, "s", "ITD-BiO"),
     "maml": Series(VERMILION, "x", "MAML"),
     "hf_maml": Series(VERMILION, "^", "HF-MAML"),
     "anil": Series(VERMILION, "D", "ANIL"),
-    "boil": Series(VERMILION, "v", "BOIL"),
-    "bsa": Series(PURPLE, "s", "BSA"),
-    "stocbio": Series(PURPLE, "^", "stocBiO"),
-    "ttsa": Series(PURPLE, "D", "TTSA"),
-    "alset": Series(PURPLE, "v", "ALSET"),
-    "soba": Series(GREEN, "o", "SOBA"),
-    "stable": Series(GREEN, "D", "STABLE"),
+    "boil": Series(VERMILION, "<", "BOIL"),
+    "bsa": Series(PURPLE, "X", "BSA"),
+    "stocbio": Series(PURPLE, "d", "stocBiO"),
+    "ttsa": Series(PURPLE, ">", "TTSA"),
+    "alset": Series(PURPLE, "p", "ALSET"),
+    "soba": Series(GREEN, "*", "SOBA"),
+    "stable": Series(GREEN, "h", "STABLE"),
     "saba": Series(ORANGE, "s", "SABA"),
     "srba": Series(ORANGE, "^", "SRBA"),
-    "fomaml": Series(GREY, "x", "FOMAML"),
-    "reptile": Series(GREY, "s", "Reptile"),
-    "f2sa": Series(GREY, "^", "F2SA"),
+    "fomaml": Series(GREY, "+", "FOMAML"),
+    "reptile": Series(GREY, "v", "Reptile"),
+    "f2sa": Series(GREY, "P", "F2SA"),
 }
 METHOD_FAMILIES = {
     BLUE: "the paper's",
+    BLACK: "one's own",
     SKY: "implicit, CG",
     PURPLE: "implicit, series",
     GREEN: "single loop",
@@ -126,23 +127,10 @@ BIASES = {
     "forward gradient": Series(VERMILION, "s", "forward gradient"),
     "sampled Neumann": Series(GREEN, "^", "sampled Neumann"),
 }
-RATES = {
-    "memory_reduced": METHODS["memory_reduced"],
-    "aid_bio": Series(BLACK, "+", "AID-BiO"),
-    "stable": Series(GREEN, "s", "STABLE"),
-    "soba": Series(ORANGE, "D", "SOBA"),
-    "saba": Series(VERMILION, "v", "SABA"),
-    "srba": Series(PURPLE, "P", "SRBA"),
-    "bsa": Series(GREY, "x", "BSA"),
-    "ttsa": Series(SKY, "^", "TTSA"),
-    "alset": Series(BLUE, "*", "ALSET"),
-    "f2sa": Series(PURPLE, "h", "F2SA"),
-}
 # The next ones are indexed by the code in the evidence
 SAMPLINGS = (Series(VERMILION, "s", "without replacement"), Series(BLUE, "o", "i.i.d."))
 TAILS = (Series(BLUE, "o", "$x^{-a}$"), Series(VERMILION, "^", "$x^{-a}$ rippled"), Series(GREEN, "s", "$|x|^m$"))
-LOWER_STARTS = (Series(BLACK, "o", r"$\theta_0 = 0$"), Series(BLACK, "x", r"$\theta_0 = \phi$"))
-CG_STARTS = (Series(BLACK, "o", "cold"), Series(BLACK, "x", "warm"))
+LOWER_STARTS = (r"$\theta_0 = 0$", r"$\theta_0 = \phi$")  # hollow, filled
 # For the cells of one sweep, in order
 CYCLE = ((SKY, "o"), (BLUE, "s"), (GREEN, "^"), (ORANGE, "D"), (VERMILION, "v"), (PURPLE, "P"))
 # A condition number has the same colour in every figure
@@ -169,6 +157,7 @@ PARAMETERS: dict[Any, Any] = {
     "lines.markersize": 4.5,
     "legend.frameon": False,
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,  # TrueType: publishers refuse matplotlib's Type 3
     "svg.hashsalt": "memory-reduced-meta-learning",  # else the ids in an SVG are drawn at random
 }
 
@@ -180,6 +169,15 @@ def paper_style() -> Iterator[None]:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(PARAMETERS)
         yield
+
+
+def method(name: str, title: str = "") -> Series:
+    """How a method is drawn; one that is not of the catalogue is black, under its title or else its name.
+
+    >>> method("soba").label, method("my_method"), method("my_method", "Mine").label
+    ('SOBA', Series(colour='#000000', marker='*', label='my_method'), 'Mine')
+    """
+    return METHODS.get(str(name), Series(BLACK, "*", str(title) or str(name)))
 
 
 def condition_number(kappa: float) -> Series:
@@ -201,25 +199,29 @@ def power_of_ten(value: float) -> str:
 
 
 def save(figure: Figure, directory: Path, name: str) -> list[Path]:
-    """Write directory/name.png (200 dpi) and directory/name.svg, each whole or not at all; return their paths.
+    """Write directory/name.png (200 dpi), .svg and .pdf, each whole or not at all; return their paths.
 
     The files carry no date: the same figure gives the same bytes. Raises OSError.
     """
     written = []
-    for suffix in ("png", "svg"):
+    for suffix in _METADATA:
         path = directory / f"{name}.{suffix}"
         write_atomically(path, _rendered(figure, suffix))
+        figure.set_layout_engine("none")  # the layout, which takes longest, stays as the first format has it
         written.append(path)
     return written
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as the bytes of a PNG file (200 dpi)."""
-    return _rendered(figure, "png")
+def png(figure: Figure, dpi: float = 200) -> bytes:
+    """The figure as the bytes of a PNG file."""
+    return _rendered(figure, "png", dpi)
 
 
-def _rendered(figure: Figure, suffix: str) -> bytes:
+_METADATA: dict[str, dict[str, None]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+
+
+def _rendered(figure: Figure, suffix: str, dpi: float = 200) -> bytes:
     content = io.BytesIO()
     with paper_style():
-        figure.savefig(content, format=suffix, dpi=200, metadata={"Date": None} if suffix == "svg" else {})
+        figure.savefig(content, format=suffix, dpi=dpi, metadata=_METADATA[suffix])
     return content.getvalue()

@@ -46,7 +46,7 @@ class Output:
         write_atomically(self.folder / "evidence" / f"{claim.name}.json", _json(described))
         figure = None
         if evidence:
-            _, figure = save(FIGURES[claim.name](evidence), self.folder, claim.name)
+            _, figure, _ = save(FIGURES[claim.name](evidence), self.folder, claim.name)
         self._entries.append(Entry(claim, verdict, figure))
 
     def write(self, setting: Setting) -> None:

@@ -35,14 +35,14 @@ def test_saved_twice_is_the_same_bytes_whatever_the_users_settings(tmp_path):
         folder.mkdir()
         with matplotlib.rc_context({"font.size": size, "svg.hashsalt": str(size)}):
             written = save(FIGURES[claim](make(claim, 2)), folder, claim)
-        assert written == [folder / f"{claim}.png", folder / f"{claim}.svg"]
-        assert sorted(folder.iterdir()) == written  # and no partial file
-    for name in (f"{claim}.png", f"{claim}.svg"):
+        assert written == [folder / f"{claim}.{suffix}" for suffix in ("png", "svg", "pdf")]
+        assert sorted(folder.iterdir()) == sorted(written)  # and no partial file
+    for name in (path.name for path in written):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
-def test_files_carry_no_date_and_svg_no_font(tmp_path):
-    png, svg = save(FIGURES["memory"](make("memory", 2)), tmp_path, "memory")
+def test_files_carry_no_date_and_no_font_but_truetype(tmp_path):
+    png, svg, pdf = save(FIGURES["memory"](make("memory", 2)), tmp_path, "memory")
     width, _ = struct.unpack(">II", png.read_bytes()[16:24])
     assert width == 1400  # 7 inches at 200 dpi
     assert b"tIME" not in png.read_bytes()
@@ -50,6 +50,9 @@ def test_files_carry_no_date_and_svg_no_font(tmp_path):
     text = svg.read_text()
     assert "dc:date" not in text
     assert "<text" not in text
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert b"/CreationDate" not in pdf.read_bytes()
+    assert b"/Type3" not in pdf.read_bytes()
 
 
 def test_saving_into_a_missing_folder_is_an_error(tmp_path):
