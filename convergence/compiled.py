@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo.exc import BackendCompilerFailed
 from torch._higher_order_ops.while_loop import while_loop
-from torch._inductor.exc import InvalidCxxCompiler
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
@@ -162,6 +160,9 @@ class CompiledSteps:
         return traced
 
     def _compiled(self, program: Program, options: dict[str, Any]) -> Program:
+        from torch._dynamo.exc import BackendCompilerFailed  # here: these take as long to import as all of torch
+        from torch._inductor.exc import InvalidCxxCompiler
+
         if torch.backends.cpu.get_cpu_capability() == "AVX512":
             options = options | {"cpp.simdlen": 256}  # rows of theta are short: half of a wider vector would be empty
         if isinstance(program, FunctionType):  # one of its own: torch compiles no more than 8 programs of one code

@@ -10,8 +10,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
-from scipy.differentiate import derivative
 from torch import Tensor
 from torch.func import grad, vmap
 
@@ -274,7 +274,7 @@ class _Line:
     @cached_property
     def differences(self) -> tuple[float, float]:
         """dPhi/dt at t = 0 from values alone, and the error of this estimate."""
-        found = derivative(
+        found = scipy.differentiate.derivative(
             lambda x: np.vectorize(self.value, otypes=[float])(x), 0.0, initial_step=self.step, order=4, maxiter=6
         )
         rounding = _ROUNDING * self.point.size / (self.step * 0.5 ** int(found.nit))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+import scipy  # whose submodules are imported when they are first used: stats takes a second
 
 Array = npt.NDArray[np.float64]
 
@@ -69,7 +69,7 @@ def log_log_slope(
     if y.ndim == 2:
         if y.shape[1] < 2:
             raise ValueError("expected at least two seeds for an interval, got one")
-        drawn = stats.bootstrap(
+        drawn = scipy.stats.bootstrap(
             (np.arange(y.shape[1]),),
             lambda seeds, axis: slope(y[:, seeds].mean(axis=-1)),
             confidence_level=confidence,
@@ -131,7 +131,7 @@ def hotelling(samples: npt.ArrayLike, mean: npt.ArrayLike, *, significance: floa
     if not (np.isfinite(samples).all() and np.isfinite(mean).all()):
         raise ValueError("expected finite samples and a finite mean")
     n, p = samples.shape
-    limit = float(stats.f.isf(significance, p, n - p) * p * (n - 1) / (n - p))
+    limit = float(scipy.stats.f.isf(significance, p, n - p) * p * (n - 1) / (n - p))
     eigenvalues, vectors = np.linalg.eigh(np.atleast_2d(np.cov(samples, rowvar=False)))
     if eigenvalues[0] <= 1e-12 * np.square(samples).sum(1).mean():
         return Hotelling(math.inf, limit)

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
-from scipy import stats
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -156,7 +156,7 @@ class HyperCleaning(NewtonSolved):
         if self.corrupted is None or not 0 < int(self.corrupted.sum()) < self.weights:
             raise ValueError("expected a problem with corrupted and clean labels, known apart, got one without")
         suspicion = -phi["weights"].detach()
-        ranks = torch.as_tensor(stats.rankdata(suspicion.cpu().numpy(), axis=-1), device=suspicion.device)
+        ranks = torch.as_tensor(scipy.stats.rankdata(suspicion.cpu().numpy(), axis=-1), device=suspicion.device)
         count = int(self.corrupted.sum())
         above = ranks[..., self.corrupted].sum(-1) - count * (count + 1) / 2
         return above / (count * (self.weights - count))

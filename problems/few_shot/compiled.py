@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 
 import torch
 from torch import Tensor
-from torch._dynamo.callback import on_compile_end, on_compile_start
-from torch._dynamo.exc import BackendCompilerFailed
 
 from problems.base import Parameters
 from problems.few_shot.embeddings import Embedding
@@ -29,7 +28,8 @@ class Compiled:
 
     def __init__(self, embedding: Embedding):
         self.embedding, self.parameters, self.size = embedding, embedding.parameters, embedding.size
-        self._before = _CLOCK.seconds
+        self._clock = _clock()
+        self._before = self._clock.seconds
 
         def passed(phi: Parameters, images: Tensor, normalise: Normalisation) -> Tensor:
             return embedding(phi, images, normalise)
@@ -39,12 +39,14 @@ class Compiled:
     @property
     def seconds(self) -> float:
         """Of compiling."""
-        return _CLOCK.seconds - self._before
+        return self._clock.seconds - self._before
 
     def __call__(self, phi: Parameters, images: Tensor, normalise: Normalisation) -> Tensor:
         """Features (n, d) of images (n, C, H, W)."""
         if not torch.is_grad_enabled():
             return self.embedding(phi, images, normalise)
+        from torch._dynamo.exc import BackendCompilerFailed  # here: it takes as long to import as all of torch
+
         try:
             Z: Tensor = self._program(phi, images, normalise)
         except BackendCompilerFailed as error:
@@ -68,6 +70,12 @@ class _Clock:
         self.seconds += time.perf_counter() - self._began
 
 
-_CLOCK = _Clock()
-on_compile_start(_CLOCK.start)
-on_compile_end(_CLOCK.stop)
+@cache
+def _clock() -> _Clock:
+    """The one of this process, running whenever torch compiles."""
+    from torch._dynamo.callback import on_compile_end, on_compile_start
+
+    clock = _Clock()
+    on_compile_start(clock.start)
+    on_compile_end(clock.stop)
+    return clock

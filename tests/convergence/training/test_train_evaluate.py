@@ -215,7 +215,7 @@ def test_a_compiled_run_says_what_compiling_took_and_goes_the_same_way():
         def __call__(self, *arguments):
             self.calls += 1
             if self.calls == 1:
-                compiled._CLOCK.seconds += 2
+                compiled._clock().seconds += 2
             return self.program(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
