@@ -14,21 +14,17 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from convergence.files import write_atomically
+from paper_checks.archive import SCHEMA, described, digest, opened, packed, sealed, unpacked
 from paper_checks.claim import Comparison, Evidence, Outcome, Setting, Verdict
 from paper_checks.versions import versions
 
-SCHEMA = 1  # raised with every change of what the files hold
 RUN = "run.json"
 
 
@@ -77,12 +73,12 @@ def load_run(folder: Path) -> Run:
 def begin(folder: Path, claims: Sequence[str], asked: Mapping[str, Any]) -> None:
     """Write run.json: the claims to come, in the order of the report, and what `asked_for` says of their setting."""
     header = {"schema": SCHEMA, "claims": list(claims), "setting": dict(asked), "versions": versions()}
-    write_atomically(folder / RUN, _sealed(header))
+    write_atomically(folder / RUN, sealed(header))
 
 
 def read_header(folder: Path) -> dict[str, Any]:
     """What `begin` wrote. Raises ValueError where there is no such file, or it is not as it was written."""
-    header = _opened(folder / RUN)
+    header = opened(folder / RUN)
     if not isinstance(header.get("claims"), list) or not isinstance(header.get("setting"), dict):
         raise ValueError(f"expected the claims and the setting of a run in {folder / RUN}, got neither")
     return header
@@ -132,9 +128,7 @@ def json_file(folder: Path, name: str) -> Path:
 def write_arrays(folder: Path, name: str, evidence: Evidence) -> None:
     """Write NAME.npz; what NAME.json said of other arrays is removed first. Raises OSError."""
     json_file(folder, name).unlink(missing_ok=True)
-    content = io.BytesIO()
-    np.savez_compressed(content, **evidence)
-    write_atomically(arrays_file(folder, name), content.getvalue())
+    write_atomically(arrays_file(folder, name), packed(evidence))
 
 
 def write_json(folder: Path, verdict: Verdict, evidence: Evidence, *, asked: Mapping[str, Any]) -> None:
@@ -145,10 +139,10 @@ def write_json(folder: Path, verdict: Verdict, evidence: Evidence, *, asked: Map
         "setting": dict(asked),
         "versions": versions(),
         "verdict": _told(verdict),
-        "arrays": {name: _described(array) for name, array in evidence.items()},
+        "arrays": {name: described(array) for name, array in evidence.items()},
         "evidence": digest(evidence),
     }
-    write_atomically(json_file(folder, verdict.claim), _sealed(header))
+    write_atomically(json_file(folder, verdict.claim), sealed(header))
 
 
 def read(folder: Path, name: str, *, setting: Setting | None = None) -> Stored:
@@ -157,7 +151,7 @@ def read(folder: Path, name: str, *, setting: Setting | None = None) -> Stored:
     Raises ValueError where a file is missing, truncated, changed, of another claim, or of a newer schema.
     """
     path = json_file(folder, name)
-    header = _opened(path)
+    header = opened(path)
     if header.get("claim") != name:
         raise ValueError(f"expected the evidence of {name} in {path}, got that of {header.get('claim')!r}")
     evidence = read_arrays(folder, name, header)
@@ -174,81 +168,12 @@ def read_arrays(folder: Path, name: str, header: Mapping[str, Any] | None = None
     """The arrays of NAME.npz, held against NAME.json. Raises ValueError where they are not those that it names."""
     path = arrays_file(folder, name)
     if header is None:
-        header = _opened(json_file(folder, name))
-    described = header.get("arrays")
+        header = opened(json_file(folder, name))
     evidence = unpacked(path)
-    if header.get("claim") != name or {key: _described(array) for key, array in evidence.items()} != described:
+    found = {key: described(array) for key, array in evidence.items()}
+    if header.get("claim") != name or found != header.get("arrays"):
         raise ValueError(f"expected the arrays that {json_file(folder, name)} names in {path}, got others")
     return evidence
-
-
-def unpacked(path: Path) -> Evidence:
-    """Every array of an .npz file. Raises ValueError where it cannot be read whole; nothing in it is executed."""
-    if not path.is_file():
-        raise ValueError(f"expected an .npz file of arrays in {path}, got no such file")
-    try:
-        # Opened here: numpy leaves a file that it cannot unpack open
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: _array(arrays[name]) for name in arrays.files}
-    except Exception as error:  # a damaged archive raises anything: BadZipFile, NotImplementedError, MemoryError, ...
-        raise ValueError(f"expected an .npz file of arrays in {path}, got one that cannot be read: {error}") from error
-
-
-def _array(value: Any) -> Any:
-    if not isinstance(value, np.ndarray):  # np.load gives the bytes of what is no array
-        raise ValueError("a file in it is no array")
-    return value
-
-
-# ---- digests
-
-
-def is_timed(array: str) -> bool:
-    """Whether an array of this name holds measured seconds, which no two runs share."""
-    return array.endswith("seconds")
-
-
-def digest(evidence: Evidence) -> str:
-    """SHA-256 of names, types, shapes and bytes, without the arrays of seconds: runs that agree in it are the same."""
-    kept = {name: _described(array) for name, array in evidence.items() if not is_timed(name)}
-    return hashlib.sha256(_canonical(kept)).hexdigest()
-
-
-def _described(array: Any) -> dict[str, Any]:
-    array = np.ascontiguousarray(array)
-    content = hashlib.sha256(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
-    return {
-        "shape": list(np.shape(array)),
-        "dtype": array.dtype.newbyteorder("<").str,
-        "sha256": content.hexdigest(),
-    }
-
-
-def _canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
-
-
-def _sealed(content: Mapping[str, Any]) -> bytes:
-    """As JSON, with a SHA-256 of all of it."""
-    sealed = {**content, "sha256": hashlib.sha256(_canonical(content)).hexdigest()}
-    return (json.dumps(sealed, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def _opened(path: Path) -> dict[str, Any]:
-    """What `_sealed` made. Raises ValueError where there is no file, or it is not as it was written."""
-    if not path.is_file():
-        raise ValueError(f"expected a file that paper_checks wrote in {path}, got no such file")
-    try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-        said, found = content.pop("sha256"), hashlib.sha256(_canonical(content)).hexdigest()
-        schema = int(content["schema"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"expected a file that paper_checks wrote in {path}, got another or a part of one") from error
-    if schema > SCHEMA:
-        raise ValueError(f"expected schema {SCHEMA} or older in {path}, got {schema}: a newer release wrote it")
-    if said != found:
-        raise ValueError(f"expected {path} as paper_checks wrote it, got one that was changed since")
-    return content
 
 
 # ---- verdicts as JSON and back

@@ -90,6 +90,7 @@ def test_the_digest_is_of_every_bit_but_seconds():
     for other in (
         {"x": np.array([1.0, math.nan, 0.0])},
         {"number": np.array(3.0)},
+        {"number": np.array([3])},
         {"none": np.zeros((3, 0), np.float32)},
         {"more": np.zeros(1)},
     ):
