@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,7 @@ from convergence.command_line import named
 from convergence.distributed import launched, restarted, run
 from convergence.distributed.ranks import TIMEOUT
 from convergence.files import write_atomically
+from convergence.probes import PROBES
 from convergence.training import commands
 from convergence.training.interrupts import Interrupts
 from problems import LARGE, PROBLEMS, REAL_DATA, STOCHASTIC, Problem
@@ -59,6 +61,9 @@ def solve(
     replicas: Annotated[int | None, typer.Option(help="Independent runs in one batched computation.")] = None,
     stop: Annotated[float | None, typer.Option(help="Stop at this |grad Phi|.")] = None,
     probe_every: Annotated[int, typer.Option(help="Measure |grad Phi| in every so many iterations.")] = 1,
+    probe: Annotated[
+        list[str] | None, typer.Option(help=f"Measure this as well, as often as needed: {', '.join(PROBES)}.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the instance, the start and the task stream.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     compiled: Annotated[
@@ -116,6 +121,7 @@ def solve(
             batch=batch,
             replacement=replacement,
             replicas=replicas,
+            probes=_probes(probe or (), instance, watched=keep is not None),
             stop_at=None if stop is None else {"grad_norm_sq": stop**2},
             probe_every=probe_every,
             seed=seed,
@@ -136,6 +142,16 @@ def solve(
     if interrupts.received is not None:
         raise typer.Exit(128 + interrupts.received)
     raise typer.Exit(int(result.status.failed))
+
+
+def _probes(asked: Sequence[str], problem: Problem, *, watched: bool) -> list[str]:
+    """What is measured: |grad Phi|^2, what was asked for, and in a run that can be watched what costs little more."""
+    found = ["grad_norm_sq", *(named(PROBES, name, "probe").name for name in asked)]
+    if watched:
+        found.append("direction_norm_sq")
+        if problem.has("value") or not problem.has("hypergradient"):  # else it takes a Newton reference of its own
+            found.append("value")
+    return list(dict.fromkeys(found))
 
 
 def _interrupts(keep: Path | None) -> AbstractContextManager[Interrupts]:

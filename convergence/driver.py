@@ -29,8 +29,9 @@ from convergence.needs import require
 from convergence.optimisers import MakeOptimizer, Optimised, require_upper_step
 from convergence.oracle import Oracle
 from convergence.probes import Probe, Snapshot
-from convergence.recording import Recorder, Running, failure_of, resolve_probes
+from convergence.recording import Recorder, Running, Watch, failure_of, resolve_probes
 from convergence.result import Chunks, Result, RunFailed
+from convergence.sound import require_sound
 from convergence.status import Status
 from convergence.streams import generator
 from problems import Parameters, Problem
@@ -56,6 +57,7 @@ def run(
     first: int = 0,
     memory: str | int | None = None,
     chunks: Chunks | None = None,
+    watch: Watch | None = None,
     progress: bool = False,
     raise_on_failure: bool = True,
 ) -> Result:
@@ -83,6 +85,8 @@ def run(
                    allows, see `convergence.budget`. The result is the same to rounding; `Result.chunks` says which
     chunks         `Chunks(replicas, tasks)`: so many at a time. By default all tasks, and on a CPU, where there are
                    many replicas, as many of them as fit its caches
+    watch          called after each iteration that is measured with its number and what its probes found, tensors as in
+                   a row of the traces; one chunk of replicas at a time
 
     Raises ValueError on wrong arguments, a problem that lacks what the method needs, a memory budget that one task of
     one replica exceeds (with the least that is enough), and chunks of tasks with a method that works on whole batches;
@@ -126,7 +130,9 @@ def run(
         optimizer=optimizer,
         compile=bool(compile) if limit is not None or chunks is not None else compile,
         need_references=raise_on_failure,
+        watch=watch,
     )
+    asked.require_sound()
     chosen = asked.chosen(limit, chunks, data=problem)
     with progress_bar(progress, iterations * len(asked.starts(chosen))) as advance:
         result = asked.in_chunks(chosen, advance)
@@ -155,6 +161,14 @@ class _Asked:
     optimizer: MakeOptimizer | None
     compile: bool | None
     need_references: bool
+    watch: Watch | None
+
+    def require_sound(self) -> None:
+        """Raise TypeError or ValueError where the objectives are not what methods take them for."""
+        phi = self._start(0, (self.seed,))
+        if self.replicas is not None:
+            phi = {name: x[0] for name, x in phi.items()}
+        require_sound(self.problem, phi, replicas=self.replicas is not None)
 
     # ---- in chunks
 
@@ -178,7 +192,9 @@ class _Asked:
         return found._replace(replicas=None) if self.replicas is None else found
 
     def _sizes(self, most: Chunks, data: Problem) -> budget.Sizes:
-        short = replace(self, iterations=self.iterations[:2], probe_every=1, stop_at={}, need_references=False)
+        short = replace(
+            self, iterations=self.iterations[:2], probe_every=1, stop_at={}, need_references=False, watch=None
+        )
 
         def of(asked: _Asked) -> Callable[[int, int], Result]:
             return lambda replicas, tasks: asked.part(0, None if self.replicas is None else replicas, tasks)
@@ -221,7 +237,9 @@ class _Asked:
         seeds = tuple(self.seed + at + r for r in range(replicas or 1))
         oracle = Oracle(self.problem, replicas=replicas, seeds=seeds)
         batches = Batches(oracle, seeds, self.batch, replacement=self.replacement, device=self.device, dtype=self.dtype)
-        recorder = Recorder(self.probes, self.stop_at, every=self.probe_every, lead=lead, device=self.device)
+        recorder = Recorder(
+            self.probes, self.stop_at, every=self.probe_every, lead=lead, device=self.device, watch=self.watch
+        )
         loop = _Loop(
             self.method,
             oracle,

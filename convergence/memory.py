@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -75,6 +76,16 @@ def peak_bytes(function: Callable[[], Any], *, device: torch.device | str = "cpu
     with PeakBytes() as memory:
         function()
     return memory.peak
+
+
+def resident_bytes() -> int | None:
+    """The largest resident size that this process has had, for where tensors cannot be followed; None on Windows."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else 1024 * largest
 
 
 def saved_bytes(function: Callable[[], Any]) -> int:

@@ -106,6 +106,9 @@ def failure_of(step: Step, which: Tensor) -> Tensor:
     return torch.maximum(step.failure.amax(-1), wild).int()
 
 
+Watch = Callable[[int, Mapping[str, Tensor]], object]  # hears of an iteration, and what its probes measured
+
+
 class Recorder:
     """Traces of probes, NaN in replicas that have stopped; tells which replicas meet a stopping threshold."""
 
@@ -117,6 +120,7 @@ class Recorder:
         every: int,
         lead: tuple[int, ...],
         device: torch.device,
+        watch: Watch | None = None,
     ):
         self.probed_at: list[int] = []
         self._every = every
@@ -124,6 +128,7 @@ class Recorder:
         self._lead, self._device = lead, device
         self._values: dict[str, list[Tensor]] = {probe.name: [] for probe in probes}
         self._watches_steps = any(probe.of_step for probe in probes)
+        self._watch = watch if probes else None
 
     def probes(self, t: int) -> bool:
         """Whether iteration t is measured."""
@@ -141,11 +146,11 @@ class Recorder:
         """Measure the probes of phi; the replicas that meet every threshold among them, None where there is none."""
         if self._probes:
             self.probed_at.append(snapshot.iteration)
-        return self._record(snapshot, running, of_step=False)
+        return self._told(self._record(snapshot, running, of_step=False), is_last=not self._watches_steps)
 
     def of_step(self, snapshot: Snapshot, running: Running) -> Tensor | None:
         """Measure the probes of the step, likewise."""
-        return self._record(snapshot, running, of_step=True)
+        return self._told(self._record(snapshot, running, of_step=True), is_last=self._watches_steps)
 
     def no_step(self) -> None:
         """The last probed iteration has no step: NaN, so that all traces have one length."""
@@ -154,6 +159,7 @@ class Recorder:
                 self._values[probe.name].append(
                     torch.full(self._lead, torch.nan, dtype=torch.float64, device=self._device)
                 )
+        self._told(None, is_last=self._watches_steps)
 
     def traces(self) -> dict[str, Tensor]:
         """probe -> (T,) or (T, R), float64 on the CPU."""
@@ -162,6 +168,12 @@ class Recorder:
             name: torch.stack(values).to("cpu", torch.float64) if values else empty
             for name, values in self._values.items()
         }
+
+    def _told(self, reached: Tensor | None, *, is_last: bool) -> Tensor | None:
+        """`reached`, after who watches has heard of the iteration if its last probe is measured."""
+        if self._watch is not None and is_last:
+            self._watch(self.probed_at[-1], {name: values[-1] for name, values in self._values.items()})
+        return reached
 
     def _record(self, snapshot: Snapshot, running: Running, *, of_step: bool) -> Tensor | None:
         reached = None

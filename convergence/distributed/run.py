@@ -17,8 +17,10 @@ from convergence.chunks import Joined
 from convergence.described import described
 from convergence.distributed.kept import Kept
 from convergence.distributed.ranks import Ranks
+from convergence.distributed.seen import Seen
 from convergence.distributed.shards import Numbered, Sharded
 from convergence.files import locked
+from convergence.memory import peak_bytes
 from convergence.method import Method
 from convergence.recording import resolve_probes
 from convergence.reference import ReferenceFailed
@@ -107,13 +109,29 @@ class _Spread:
         self.own = slice(0, 0) if problem.tasks is None else ranks.part(problem.tasks)
 
     def run(
-        self, iterations: int, *, first: int = 0, phi0: Parameters | None = None, rows: list[Tensor] | None = None
+        self,
+        iterations: int,
+        *,
+        first: int = 0,
+        phi0: Parameters | None = None,
+        rows: list[Tensor] | None = None,
+        **changes: Any,
     ) -> Result:
         """The iterations from `first` on, from phi0 and these rows of the state; None: from the start."""
         sharded = Sharded(self.method, self.problem, self.ranks, device=self.device, dtype=self.dtype, rows=rows)
-        options = self.options if phi0 is None else {**self.options, "phi0": phi0}
-        seen = Numbered(self.problem, moved=bool(self.probes))
+        options = self.options | changes | ({} if phi0 is None else {"phi0": phi0})
+        certified = _OF_ONE_BATCH in {probe.name for probe in self.probes}  # on one rank: it looks at the batch itself
+        seen = self.problem if certified else Numbered(self.problem, moved=bool(self.probes))
         return driver.run(seen, sharded, iterations=iterations, first=first, **options)
+
+    def peak_bytes(self) -> int:
+        """Of the tensors that one upper iteration makes on this rank, from the start, without probes.
+
+        Taken of the second such iteration: what a problem works out once, as its constants, is then there.
+        """
+        bare: dict[str, Any] = {"probes": (), "stop_at": None, "watch": None, "progress": False}
+        self.run(1, **bare)
+        return peak_bytes(lambda: self.run(1, **bare), device=self.device)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -146,17 +164,22 @@ def _kept(
         done = 0 if state is None else state["iteration"]
         if done > iterations:
             raise ValueError(f"expected iterations of at least the {done} done, got {iterations}")
-        phi0 = None if state is None else state["phi"]
-        rows = None if state is None else kept.rows(state, spread.own)
-        while True:
-            result = _after(state, spread.run(min(every, iterations - done), first=done, phi0=phi0, rows=rows))
-            if result.status.failed:
-                return result
-            state, done, phi0, rows = _state(result), result.iterations, result.phi, tensors_of(result.state)
-            kept.write(state, result.state, spread.own)
-            wished = bool(ranks.sum(torch.tensor([float(bool(stop()))])))
-            if wished or done == iterations or result.status is Status.CONVERGED:
-                return result
+        seen = Seen(folder, ranks, {"iterations": iterations, "keep_every": every, **spread.config})
+        with seen.until_the_end() as ended:
+            seen.begin(state, peak_bytes=spread.peak_bytes() if state is None and iterations else None)
+            phi0 = None if state is None else state["phi"]
+            rows = None if state is None else kept.rows(state, spread.own)
+            while True:
+                count = min(every, iterations - done)
+                result = _after(state, spread.run(count, first=done, phi0=phi0, rows=rows, watch=seen.measured))
+                if result.status.failed:
+                    return ended(result)
+                state, done, phi0, rows = _state(result), result.iterations, result.phi, tensors_of(result.state)
+                seen.kept(state)
+                kept.write(state, result.state, spread.own)
+                wished = bool(ranks.sum(torch.tensor([float(bool(stop()))])))
+                if wished or done == iterations or result.status is Status.CONVERGED:
+                    return ended(result)
 
 
 def _state(result: Result) -> dict[str, Any]:

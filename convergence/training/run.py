@@ -14,7 +14,7 @@ import torch
 from convergence.chunks import Direction, direction_in_chunks
 from convergence.distributed.average import Counted, average, since
 from convergence.distributed.ranks import Ranks
-from convergence.memory import peak_bytes
+from convergence.memory import peak_bytes, resident_bytes
 from convergence.needs import require
 from convergence.optimisers import Optimised
 from convergence.oracle import Oracle
@@ -110,7 +110,7 @@ class Run:
         before = copy.deepcopy(self.state()) if self.plan.validates_after(number) else None
         rate = self.optimised.optimizer.param_groups[0]["lr"]
         compiled = _compiling(self.problem)
-        found, peak = self._direction(stop, metered=number == 1 and not self.plan.compile)
+        found, peak = self._direction(stop, metered=number == self._metered)
         length = _length(found.direction)
         self._require(found, length, number)
         self.optimised.step(found.direction)
@@ -130,6 +130,8 @@ class Run:
             row["peak_bytes"] = peak
         if (taken := _compiling(self.problem) - compiled) > 0:
             row["compile_seconds"] = round(taken, 3)
+        if number == 1 and self._metered is None:
+            row["resident_bytes"] = resident_bytes()
         if before is not None:
             try:
                 row |= self._validated(stop)
@@ -145,6 +147,13 @@ class Run:
     def stops(self, stop: Callable[[], object]) -> bool:
         """Whether to end here: what `stop` says, of several ranks what any of them said when the batch was averaged."""
         return bool(stop()) if self.ranks.size == 1 else self._wished
+
+    @property
+    def _metered(self) -> int | None:
+        """The iteration whose bytes are: not one that compiles, and on a CPU no compiled one, which cannot be."""
+        if not self.plan.compile:
+            return 1
+        return 2 if torch.device(self.plan.device).type == "cuda" else None
 
     def _direction(self, stop: Callable[[], object], *, metered: bool) -> tuple[Direction, int | None]:
         """d of this iteration's tasks, and the peak bytes where the meter, which costs time, is asked for."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from convergence import checkpoints
+from convergence import checkpoints, progress
 from convergence.described import described, require_same
 from convergence.files import locked, write_atomically
 from convergence.recipes import Recipe
@@ -100,7 +99,8 @@ class RunFolder:
             left.unlink(missing_ok=True)
         self.save(config, state)
         write_atomically(self.path / "config.json", (json.dumps(config, indent=2) + "\n").encode())
-        write_atomically(self.metrics, "".join(map(_line, state["metrics"])).encode())
+        write_atomically(self.metrics, b"".join(map(progress.line, state["metrics"])))
+        progress.forget_end(self.path)
 
     def _before_its_first_iteration(self) -> bool:
         """Whether there is nothing in the checkpoint but a start, as after a failure in the first iteration."""
@@ -118,16 +118,8 @@ class RunFolder:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """One more line of metrics.jsonl. Raises OSError, the file as it was, where that fails."""
-        line = _line(row).encode()
         try:
-            with self.metrics.open("ab", buffering=0) as file:
-                length = file.seek(0, os.SEEK_END)
-                try:
-                    if file.write(line) < len(line):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                except OSError:
-                    file.truncate(length)
-                    raise
+            progress.append(self.metrics, row)
         except OSError as error:
             raise self._unwritten(self.metrics, error) from error
 
@@ -177,7 +169,3 @@ class RunFolder:
         if (done := len(state["metrics"])) > config["plan"]["iterations"]:
             raise ValueError(f"expected iterations of at least the {done} done, got {config['plan']['iterations']}")
         return state
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row) + "\n"

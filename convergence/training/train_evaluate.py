@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from convergence.budget import parse
 from convergence.distributed.ranks import Ranks
+from convergence.progress import End, note_end
 from convergence.recipes import Recipe
 from convergence.streams import generator
 from convergence.training.evaluation import Evaluation, measure, ready
@@ -98,8 +99,9 @@ def train(
 
     Recorded of an iteration: iteration (from 1), loss (mean f_i at theta_K; None where the method does not evaluate
     f_i, as `Reptile`), direction_norm |d|, learning_rate, breakdowns (tasks whose CG met p'Hp <= 0), calls of the
-    oracle so far, seconds so far; of the first one peak_bytes; where there is a validation its accuracy, ci95 and the
-    lower level there (`Evaluation.lower`).
+    oracle so far, seconds so far; of the first one peak_bytes, of the tensors that it made (with compile that of the
+    second on a GPU, and on a CPU resident_bytes, the size of the process); where there is a validation its accuracy,
+    ci95 and the lower level there (`Evaluation.lower`).
     The images of splits["test"] are never looked at; whether they suffice for an episode is.
 
     Raises ValueError on arguments that do not fit each other, too few images in any split, a folder in which another
@@ -135,7 +137,8 @@ def train(
                 run.restore(held)
             ranks.from_first(lambda: folder.begin(config, run.state(), resumed=resume))
             writing = folder.listeners(run.iteration) if ranks.first else []
-            _advance(run, folder, config, [watch, *writing], stop)
+            with _end_noted(folder, run):
+                _advance(run, folder, config, [watch, *writing], stop)
     return _trained(recipe, splits, embedding, chosen, run.state())
 
 
@@ -195,6 +198,29 @@ def _advance(
         due = stopped or run.end is not None or run.iteration % run.plan.checkpoint_every == 0
         if folder is not None and due:
             run.ranks.from_first(partial(folder.save, config, run.state()))
+
+
+@contextmanager
+def _end_noted(folder: RunFolder, run: Run) -> Iterator[None]:
+    """The end of the run in end.json, for those who look on; an end that no code sees, as by SIGKILL, leaves none."""
+
+    def note(end: End, message: str) -> None:
+        if run.ranks.first:
+            note_end(folder.path, end, iteration=run.iteration, message=message)
+
+    try:
+        yield
+    except Exception as error:
+        note("failed", str(error))
+        raise
+    note(*_ENDS[run.end])
+
+
+_ENDS: dict[str | None, tuple[End, str]] = {
+    "iterations": ("finished", "all iterations that were asked for"),
+    "patience": ("finished", "the validations that patience allows passed without a better one"),
+    None: ("stopped", "asked to end by a signal, or by `stop`: --resume goes on from the checkpoint"),
+}
 
 
 def load(folder: Path | str, recipe: Recipe, splits: Splits, *, embedding: Embedding, **changes: Any) -> Trained:

@@ -236,6 +236,27 @@ def test_probes_are_not_counted_and_do_not_change_the_run(quadratic):
     assert torch.equal(bare.phi["phi"], probed.phi["phi"])
 
 
+@pytest.mark.parametrize("probes", [("grad_norm_sq",), ("grad_norm_sq", "direction_norm_sq"), ()])
+@pytest.mark.parametrize("options", [{}, {"replicas": 2}, {"probe_every": 2}, {"stop_at": {"grad_norm_sq": 0.5}}])
+def test_who_watches_hears_what_the_traces_hold_as_it_is_measured(quadratic, probes, options):
+    heard = []
+    if probes == () and "stop_at" in options:
+        probes = ("direction_norm_sq",)
+    result = run(
+        quadratic, METHOD, iterations=6, probes=probes, watch=lambda t, found: heard.append((t, dict(found))), **options
+    )
+    assert [t for t, _ in heard] == result.probed_at.tolist()
+    for name, trace in result.trace.items():
+        assert torch.equal(torch.stack([found[name] for _, found in heard]).nan_to_num(-1), trace.nan_to_num(-1))
+    assert torch.equal(result.phi["phi"], run(quadratic, METHOD, iterations=6, probes=probes, **options).phi["phi"])
+
+
+def test_who_watches_a_run_within_a_budget_hears_of_the_run_alone(quadratic):
+    heard = []
+    run(quadratic, METHOD, iterations=3, batch=2, memory="1GiB", watch=lambda t, found: heard.append(t))
+    assert heard == [0, 1, 2]
+
+
 def test_a_progress_bar_changes_nothing(quadratic, capsys):
     shown = run(quadratic, METHOD, iterations=4, progress=True)
     assert "4/4" in capsys.readouterr().out

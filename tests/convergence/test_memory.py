@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convergence import PeakBytes, peak_bytes
-from convergence.memory import saved_bytes
+from convergence.memory import resident_bytes, saved_bytes
 
 N = 100
 ROW = N * 8  # bytes of one row of N numbers in float64
@@ -240,3 +240,10 @@ def test_on_a_gpu_the_peak_is_the_same_but_for_blocks_of_512_bytes():
     assert on_cpu == 4 * 8000
     assert on_cpu <= on_gpu <= on_cpu + 4 * 511
     del before
+
+
+def test_the_resident_size_has_been_at_least_what_torch_and_a_tensor_take():
+    before = resident_bytes()
+    held = torch.ones(before // 8 + 2**21, dtype=torch.float64)  # more than all that was resident, every page touched
+    assert resident_bytes() - before > 2**23
+    assert resident_bytes() > held.nbytes > before > 2**26

@@ -244,7 +244,7 @@ def test_a_run_that_is_kept_goes_on_with_any_number_of_ranks(found, iterations, 
 def test_a_kept_run_is_the_run_and_leaves_no_rows_behind(tmp_path):
     kept = run(quadratic(), WARM, ranks=Ranks(), iterations=7, batch=4, keep=tmp_path, keep_every=2)
     assert_same_run(result_of(kept), alone(quadratic(), WARM, iterations=7, batch=4))
-    assert {path.name for path in tmp_path.iterdir()} == {"run.pt", "rows-7-0-of-1.pt"}
+    assert {path.name for path in tmp_path.glob("*.pt")} == {"run.pt", "rows-7-0-of-1.pt"}
 
 
 def test_a_threshold_that_was_met_is_met_again(tmp_path):

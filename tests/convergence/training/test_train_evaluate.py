@@ -20,6 +20,7 @@ from convergence.streams import generator
 from convergence.training import TrainingFailed, evaluate, load, train
 from convergence.training import run as training_run
 from convergence.training.evaluation import Evaluation
+from convergence.training.run_folder import RunFolder
 from problems.few_shot import Augmentation, Conv4, PrototypeHead, compiled
 from problems.few_shot.glyphs import glyphs
 from tests.convergence.training.small import (
@@ -224,6 +225,7 @@ def test_a_compiled_run_says_what_compiling_took_and_goes_the_same_way():
     assert same_tensors(found.state["phi"], tiny(4).state["phi"])
     assert [row.get("compile_seconds") for row in found.metrics] == [2.0, None, None, None]
     assert not any("peak_bytes" in row for row in found.metrics)  # what a program takes is not seen
+    assert ["resident_bytes" in row for row in found.metrics] == [True, False, False, False]
 
 
 # ---- going on
@@ -240,6 +242,29 @@ def test_a_stopped_run_goes_on_bit_for_bit(cut, tmp_path):
     texts = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut")]
     lines = [[json.loads(line) for line in text.splitlines()] for text in texts]
     assert without_seconds(lines[0]) == without_seconds(lines[1]) == without_seconds(whole.metrics)
+
+
+def test_how_a_run_ended_is_written_down_for_those_who_look_on(tmp_path, monkeypatch):
+    def noted():
+        return json.loads((tmp_path / "end.json").read_text())
+
+    tiny(out=tmp_path, stop=lambda: True)
+    assert (noted()["end"], noted()["iteration"]) == ("stopped", 1)
+    meanwhile = []
+    tiny(out=tmp_path, resume=True, watch=lambda row: meanwhile.append((tmp_path / "end.json").exists()))
+    assert meanwhile == [False] * 6
+    assert (noted()["end"], noted()["iteration"]) == ("finished", 7)
+
+    def interrupted(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny(8, out=tmp_path, resume=True, watch=interrupted)
+    assert not (tmp_path / "end.json").exists()
+    monkeypatch.setattr(RunFolder, "append", lambda self, row: (_ for _ in ()).throw(OSError("expected room")))
+    with pytest.raises(OSError, match="expected room"):
+        tiny(8, out=tmp_path, resume=True)
+    assert noted() == {"end": "failed", "iteration": 8, "message": "expected room"}
 
 
 @pytest.mark.parametrize("options", [{"schedule": "cosine"}, {"optimizer": "sgd"}])
@@ -370,6 +395,8 @@ def test_a_failure_ends_training_with_advice_and_the_checkpoint_intact(code, tmp
     assert expected.advice in str(failed.value)
     _, state = checkpoints.read(tmp_path / "checkpoint.pt")
     assert len(state["metrics"]) == 2
+    noted = json.loads((tmp_path / "end.json").read_text())
+    assert noted == {"end": "failed", "iteration": 2, "message": str(failed.value)}
 
 
 def test_a_step_out_of_the_numbers_leaves_the_checkpoint_before_it(tmp_path):
