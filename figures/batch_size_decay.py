@@ -6,10 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator
 
-from figures.marks import band, dashed, describe, key, level, measured, panels, predicted, shared_legend
+from figures.marks import band, dashed, describe, key, level, measured, panels, predicted, shaded, shared_legend
 from figures.style import BLACK, EXACT, GREY, SAMPLINGS, Array, Evidence, paper_style
 
 GROUPS = 20  # of n batches each, at least, over which panel d averages
@@ -25,7 +24,7 @@ def draw(evidence: Evidence) -> Figure:
     _mean_direction(mean, evidence)
     seeds = f"{evidence['moment'].shape[-1]} seeds"
     middle = Line2D([], [], color=GREY, linewidth=0.6, label=f"median of {seeds}")
-    spread = Patch(color=GREY, alpha=0.3, linewidth=0, label=f"10–90 % of {seeds}")
+    spread = shaded(f"10–90 % of {seeds}")
     means = (sampling._replace(label=f"{sampling.label}, mean") for sampling in SAMPLINGS)
     shared_legend(figure, *map(key, means), middle, spread, dashed("exact law; $10^{-20}$ in c"), columns=5)
     return figure

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.marks import dashed, describe, diagonal, key, legend, level, measured, panels
-from figures.style import BLUE, FAMILIES, GREY, VERMILION, Evidence, Series, paper_style
+from figures.style import BLUE, FAMILIES, VERMILION, Evidence, Series, paper_style
 
 TARGET = 1e-8
 ADAPTIVE = Series(BLUE, "o", "certified")
@@ -32,12 +32,12 @@ def _instances(axes: Axes, evidence: Evidence) -> None:
     for family, starts in GROUPS.items():
         own = shown & np.isin(code, [k for k, name in enumerate(names) if name.startswith(starts)])
         if own.any():
-            factor = np.median(evidence["certified"][own] / evidence["error"][own])
-            label = f"{family.label}, median 1/{factor:.2g}"
-            measured(axes, evidence["certified"][own], evidence["error"][own], family, label=label)
-    describe(axes, x="certificate", y=r"$\|d - \nabla\Phi\|$", logarithmic="xy")
+            factor = np.median(evidence["error"][own] / evidence["certified"][own])
+            label = f"{family.label}, median {100 * factor:.0f} %"
+            measured(axes, evidence["certified"][own], evidence["error"][own], family, label=label, size=3)
+    describe(axes, x="certificate", y=r"error $\|d - \nabla\Phi\|$", logarithmic="xy")
     diagonal(axes, evidence["certified"][shown])
-    legend(axes, dashed("bound"), columns=1)
+    legend(axes, dashed("certificate: 100 %"), columns=1)
 
 
 GROUPS = {
@@ -56,4 +56,4 @@ def _race(axes: Axes, evidence: Evidence, start: str) -> None:
     best = [f"{evidence[f'{start}_best_{letter}'][int(np.argmax(evidence['kappas']))]:g}" for letter in "KN"]
     describe(axes, x=f"oracle calls a task, {start} start", y=r"$\|\nabla\Phi\|^2$", logarithmic="y")
     fixed = FIXED._replace(label=f"best fixed: $K = {best[0]}, N = {best[1]}$")
-    legend(axes, key(ADAPTIVE), key(fixed), dashed("target", GREY), columns=1)
+    legend(axes, key(ADAPTIVE), key(fixed), dashed("target"), columns=1)

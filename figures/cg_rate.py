@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.marks import dashed, describe, diagonal, groups, key, legend, measured, panels, predicted
-from figures.style import BLUE, CG_STARTS, Evidence, Series, condition_number, paper_style
+from figures.style import BLACK, BLUE, Evidence, Series, condition_number, paper_style
 
 
 @paper_style()
@@ -25,12 +25,14 @@ def draw(evidence: Evidence) -> Figure:
 
 def _chebyshev(axes: Axes, evidence: Evidence) -> None:
     for (kappa, warm), own in groups(evidence["kappa"], evidence["warm"]):
-        colour, N = condition_number(kappa).colour, evidence["N"][own]
-        # A circle for cold and a cross for warm: both show where they coincide
-        measured(axes, N, evidence["ratio"][own], CG_STARTS[int(warm)]._replace(colour=colour), label="")
-        predicted(axes, N, evidence["chi"][own], colour)
+        series, N = condition_number(kappa), evidence["N"][own]
+        # The outline for cold and a dot for warm: both show where they coincide
+        shown = series._replace(marker=".") if warm else series
+        measured(axes, N, evidence["ratio"][own], shown, label="", filled=bool(warm))
+        predicted(axes, N, evidence["chi"][own], series.colour)
     describe(
         axes, x="CG steps $N$", y=r"$\|v_N - v^\star\|_H \, / \, \|v_0 - v^\star\|_H$", logarithmic="y", counts="x"
     )
-    colours = [condition_number(kappa)._replace(marker="") for kappa in np.unique(evidence["kappa"])]
-    legend(axes, *map(key, (*colours, *CG_STARTS)), dashed(r"$\chi_N$"), columns=4)
+    outlines = map(condition_number, np.unique(evidence["kappa"]))
+    dot = key(Series(BLACK, ".", "dot: warm"), filled=True)
+    legend(axes, *map(key, outlines), dot, dashed(r"$\chi_N$"), columns=4)

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.marks import by_condition_number, dashed, describe, key, legend, measured, panels, predicted
+from figures.marks import by_condition_number, by_fill, dashed, describe, legend, measured, panels, predicted
 from figures.style import LOWER_STARTS, Evidence, condition_number, paper_style
 
 
@@ -27,9 +27,8 @@ def _over_lower_steps(axes: Axes, evidence: Evidence) -> None:
     # The cells come instance by instance; neighbouring instances differ in their start or in kappa
     cuts = np.flatnonzero((np.diff(gain) != 0) | (np.diff(kappa) != 0)) + 1
     for own in np.split(np.arange(len(K)), cuts):
-        colour, start = condition_number(kappa[own[0]]).colour, LOWER_STARTS[int(gain[own[0]])]
-        measured(axes, K[own], evidence["K_floor"][own], start._replace(colour=colour), label="")
-        predicted(axes, K[own], evidence["K_law"][own], colour)
+        series = condition_number(kappa[own[0]])
+        measured(axes, K[own], evidence["K_floor"][own], series, label="", filled=bool(gain[own[0]]))
+        predicted(axes, K[own], evidence["K_law"][own], series.colour)
     describe(axes, x="lower steps $K$", y=r"floor of $\|\nabla\Phi\|^2$", logarithmic="y", counts="x")
-    colours = [condition_number(value)._replace(marker="") for value in np.unique(kappa)]
-    legend(axes, *map(key, (*colours, *LOWER_STARTS)), dashed("exact floor"), columns=3)
+    legend(axes, *by_fill(LOWER_STARTS, *map(condition_number, np.unique(kappa))), dashed("exact floor"), columns=3)

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from scipy import stats
 
-from figures.marks import band, dashed, describe, key, legend, measured, panels, predicted, trace
-from figures.style import RECIPES, Array, Evidence, Series, paper_style
+from figures.marks import band, dashed, describe, key, legend, measured, panels, predicted, shaded, trace
+from figures.style import GREY, RECIPES, Array, Evidence, Series, paper_style
 
 CHANCE = 20.0  # per cent, of five classes
 DATA_SETS = {
@@ -43,16 +44,18 @@ def draw(evidence: Evidence) -> Figure:
 
 
 def _curves(axes: Axes, evidence: Evidence) -> None:
-    names = [str(name) for name in evidence["recipes"]]
+    names, several = [str(name) for name in evidence["recipes"]], False
     for name in names:
         iterations, accuracies = evidence[f"{name}_iterations"], 100 * evidence[f"{name}_validation"]
         if len(iterations):
             trace(axes, iterations, np.median(accuracies, axis=1), RECIPES[name])
             band(axes, iterations, accuracies, RECIPES[name].colour)
+            several = several or accuracies.shape[1] > 1
     axes.set_xlim(left=0)
     predicted(axes, axes.get_xlim(), (CHANCE, CHANCE))
     describe(axes, x="upper iterations", y="accuracy on validation episodes (%)", counts="x")
-    legend(axes, *(key(RECIPES[name]) for name in names), dashed("chance"), columns=2)
+    seeds = [shaded("10–90 % of the seeds")] if several else []
+    legend(axes, *(key(RECIPES[name]) for name in names), dashed("chance"), *seeds, columns=2)
 
 
 def _table(axes: Axes, rows: list[Row]) -> None:
@@ -67,7 +70,8 @@ def _table(axes: Axes, rows: list[Row]) -> None:
     describe(axes, x="accuracy on test episodes (%)", y="recipe, upper iterations")
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    legend(axes, dashed("chance, to reach"), columns=2)
+    interval = Line2D([], [], color=GREY, linewidth=1.2, label="95 % interval")
+    legend(axes, interval, dashed("chance, to reach"), columns=1)
 
 
 def _glyphs(evidence: Evidence) -> Iterator[Row]:

@@ -6,11 +6,25 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.marks import band, dashed, describe, groups, key, legend, level, measured, panels, predicted
-from figures.style import BLACK, BLUE, CYCLE, ORANGE, VERMILION, Array, Evidence, Series, paper_style
+from figures.marks import (
+    band,
+    by_fill,
+    dashed,
+    describe,
+    groups,
+    key,
+    legend,
+    level,
+    measured,
+    panels,
+    predicted,
+    shaded,
+    shared_legend,
+)
+from figures.style import BLUE, CYCLE, ORANGE, VERMILION, Array, Evidence, Series, paper_style
 
 _COLOURS = {0.0: (VERMILION, "v"), **dict(zip((0.01, 0.1, 1.0), (CYCLE[0], CYCLE[1], CYCLE[2]), strict=True))}
-_COMPARED = (("precision", "o", "float32"), ("order", "x", "other order"))
+_COMPARED = {"precision": "float32", "order": "other order"}  # hollow, filled
 _FLOOR = 1e-16  # below it lies no difference of two float64 numbers
 _CHANCE = 20.0  # per cent
 
@@ -27,6 +41,9 @@ def draw(evidence: Evidence) -> Figure:
     if trained:
         _validation(axes[4], evidence)
         _tests(axes[5], evidence)
+    keys = [key(_series(ridge)) for ridge in np.unique(evidence["ridge"])]
+    band_of = shaded("10–90 % of the tasks" + (", e: of the seeds" if trained else ""))
+    shared_legend(figure, *keys, band_of, columns=5)
     return figure
 
 
@@ -48,11 +65,11 @@ def _lengths(axes: Axes, evidence: Evidence) -> None:
         N, v = _over_steps(evidence, ridge, "v")
         law = np.median(_over_steps(evidence, ridge, "v_law")[1], axis=1)
         shown = np.isfinite(law)
-        measured(axes, N[shown], np.median(v, axis=1)[shown], series)
+        measured(axes, N[shown], np.median(v, axis=1)[shown], series, label="")
         band(axes, N[shown], v[shown], series.colour)
         predicted(axes, N[shown], law[shown], series.colour)
-    describe(axes, x="CG steps $N$", y=r"$\|v_N\|$, median and 10–90 % of tasks", logarithmic="y", counts="x")
-    legend(axes, dashed("exact arithmetic"), columns=3)
+    describe(axes, x="CG steps $N$", y=r"$\|v_N\|$", logarithmic="y", counts="x")
+    legend(axes, dashed("exact arithmetic"))
 
 
 def _residuals(axes: Axes, evidence: Evidence) -> None:
@@ -71,17 +88,16 @@ def _residuals(axes: Axes, evidence: Evidence) -> None:
 def _differences(axes: Axes, evidence: Evidence) -> None:
     """Of d: by float32 and float64, and by two orders of summation in float64."""
     for ridge in np.unique(evidence["ridge"]):
-        for name, marker, _ in _COMPARED:
+        series = _series(ridge)
+        for filled, name in enumerate(_COMPARED):
             N, difference = _over_steps(evidence, ridge, f"d_{name}")
             median = np.maximum(np.median(difference, axis=1), _FLOOR)
-            series = _series(ridge)._replace(marker=marker)
-            measured(axes, N, median, series, label="")
+            measured(axes, N, median, series, label="", filled=bool(filled))
             axes.plot(N, median, color=series.colour, linewidth=0.6)
     for unit in (np.finfo(np.float32).eps / 2, np.finfo(float).eps / 2):
         level(axes, unit)
     describe(axes, x="CG steps $N$", y="relative difference of $d$", logarithmic="xy")
-    keys = [key(Series(BLACK, marker, label)) for _, marker, label in _COMPARED]
-    legend(axes, *keys, dashed("rounding units"), columns=3)
+    legend(axes, *by_fill(list(_COMPARED.values())), dashed("rounding units"), columns=3)
 
 
 def _lower_steps(axes: Axes, evidence: Evidence) -> None:
@@ -104,7 +120,7 @@ def _lower_steps(axes: Axes, evidence: Evidence) -> None:
 def _validation(axes: Axes, evidence: Evidence) -> None:
     for (ridge,), own in groups(evidence["grid_ridge"]):
         series, N, accuracy = _series(ridge), evidence["grid_N"][own], 100 * evidence["grid_validation"][own]
-        measured(axes, N, np.median(accuracy, axis=1), series)
+        measured(axes, N, np.median(accuracy, axis=1), series, label="")
         band(axes, N, accuracy, series.colour)
     level(axes, _CHANCE)
     describe(axes, x="CG steps $N$", y="accuracy on validation (%)", counts="x")

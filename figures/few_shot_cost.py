@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from figures.marks import band, dashed, describe, key, level, measured, panels, predicted, shared_legend
+from figures.marks import band, dashed, describe, key, level, measured, panels, predicted, shaded, shared_legend
 from figures.style import FEW_SHOT_COSTS, Evidence, paper_style
 
 MIB = 2**20
@@ -22,7 +22,9 @@ def draw(evidence: Evidence) -> Figure:
         slope = evidence[f"{name}_law"][0] / MIB if f"{name}_law" in evidence else 0.0
         measured(memory, K, peak, series)
         predicted(memory, every, peak[0] + slope * (every - K[0]), series.colour)
-        band(time, K, evidence[f"{name}_seconds"] / plain, series.colour)
+        ratio = evidence[f"{name}_seconds"] / plain
+        band(time, K, ratio, series.colour)
+        measured(time, K, np.median(ratio, axis=-1), series)
         measured(passes, K, evidence[f"{name}_passes"].sum(-1), series)
         predicted(passes, every, np.interp(every, K, evidence[f"{name}_passes_law"].sum(-1)), series.colour)
     level(time, 1.0)
@@ -31,5 +33,5 @@ def draw(evidence: Evidence) -> Figure:
     describe(time, x="lower steps $K$", y=f"{where} seconds / plain network", logarithmic="xy")
     describe(passes, x="lower steps $K$", y="passes of the images, both ways", logarithmic="xy")
     keys = [key(series) for series in FEW_SHOT_COSTS.values()]
-    shared_legend(figure, *keys, dashed("predicted; b: plain network"), columns=3)
+    shared_legend(figure, *keys, dashed("predicted; b: plain network"), shaded("10–90 % of rounds"), columns=3)
     return figure

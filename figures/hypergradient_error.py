@@ -16,7 +16,7 @@ NAMES = ("quadratic", "proximal", "logistic", "softmax")  # by the code in the e
 def draw(evidence: Evidence) -> Figure:
     """a: error over K on the tight instance; b: the exact identity; c: measured / bound on random instances."""
     e = evidence
-    figure, (tight, identity, ratio) = panels(1, 3, height=2.9)
+    figure, (tight, identity, ratio) = panels(1, 3, height=3.1)
     by_condition_number(tight, e["tight_kappa"], e["tight_K"], e["tight_error"], e["tight_law"])
     describe(tight, x="lower steps $K$", y=r"error $\|d - \nabla\Phi\|$", logarithmic="y")
     legend(tight, dashed(r"$D_0 \varrho^K / \mu$"))
@@ -37,4 +37,4 @@ def _ratio(axes: Axes, evidence: Evidence) -> None:
     excess = evidence["bound_error"] - ROUNDING * evidence["bound_gradient"]
     families = [FAMILIES[name] for name in NAMES]
     below_bound(axes, families, evidence["bound_family"], excess / evidence["bound"])
-    legend(axes, dashed("bound"), columns=2)
+    legend(axes, dashed("bound"), columns=1)

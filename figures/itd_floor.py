@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.marks import below_bound, dashed, describe, dotted, guide, key, legend, measured, panels, predicted
+from figures.marks import below_bound, by_fill, dashed, describe, dotted, guide, legend, measured, panels, predicted
 from figures.style import FAMILIES, LOWER_STARTS, METHODS, Evidence, condition_number, paper_style
 
 ROUNDING = 1e-12  # of |grad Phi|: what the claim allows
@@ -28,12 +28,12 @@ def _random(axes: Axes, evidence: Evidence) -> None:
     rows = np.stack([e["instance"], e["gain"]], axis=1)
     for instance, gain in np.unique(rows[chosen], axis=0):
         own = (rows == (instance, gain)).all(axis=1)
-        colour = condition_number(e["kappa"][own][0]).colour
-        measured(axes, e["K"][own], e["floor"][own], LOWER_STARTS[int(gain)]._replace(colour=colour), label="")
-        predicted(axes, e["K"][own], e["law"][own], colour)
+        series = condition_number(e["kappa"][own][0])
+        measured(axes, e["K"][own], e["floor"][own], series, label="", filled=bool(gain))
+        predicted(axes, e["K"][own], e["law"][own], series.colour)
     describe(axes, x="lower steps $K$", y=r"floor of $\|\nabla\Phi\|^2$, unrolled", logarithmic="y", counts="x")
-    colours = [condition_number(kappa)._replace(marker="") for kappa in np.unique(e["kappa"][chosen])]
-    legend(axes, *map(key, (*colours, *LOWER_STARTS)), dashed("exact floor"))
+    series = map(condition_number, np.unique(e["kappa"][chosen]))
+    legend(axes, *by_fill(LOWER_STARTS, *series), dashed("exact floor"))
 
 
 def _cancelling(axes: Axes, evidence: Evidence) -> None:
@@ -44,7 +44,7 @@ def _cancelling(axes: Axes, evidence: Evidence) -> None:
     first = float(evidence["implicit_from"])
     guide(axes, [first, first], [evidence["law"][own].min(), evidence["law"][own].max()])
     describe(axes, x="lower steps $K$", y=r"floor of $\|\nabla\Phi\|^2$, Prop. 2c", logarithmic="y", counts="x")
-    legend(axes, dashed("exact floor", series.colour), dotted("left of it implicit, cold, grows"), columns=1)
+    legend(axes, dashed("exact floor", series.colour), dotted("left: cold implicit diverges"), columns=1)
 
 
 def _ratio(axes: Axes, evidence: Evidence) -> None:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.marks import dashed, describe, key, legend, measured, panels, predicted, shared_legend, trace
-from figures.style import CYCLE, GREY, VERMILION, Evidence, Series, paper_style
+from figures.style import BLUE, CYCLE, GREY, VERMILION, Evidence, Series, paper_style
 
 FAMILIES = ("quadratic", "prox-logistic", "Lemma 2")
 LEAST = (1e-18, 1e-3, 1e-3)  # V below which the claim does not judge
@@ -61,11 +61,11 @@ def _label(family: float, kappa: float, K: float, N: float) -> str:
 
 
 def _drift(axes: Axes, evidence: Evidence) -> None:
-    """One bar a cell with a curved lower level: the largest drift over what is allowed."""
+    """A row for each cell with a curved lower level: the largest drift over what is allowed."""
     own = np.flatnonzero(evidence["cells"][:, 0] > 0)
     share = (evidence["drift"] / evidence["allowed_drift"])[own]
     places = np.arange(len(own))
-    axes.barh(places, share, color=GREY, height=0.6)
+    measured(axes, share, places, Series(BLUE, "o", "measured"))
     # Where f pulls phi the lemma is nearly sharp, and was run beyond its step size too
     lemma = places[evidence["cells"][own, 0] == 2][evidence["pull"] > 0]
     beyond = Series(VERMILION, "D", rf"${BEYOND:g}\,\beta$ of Lemma 2")
@@ -77,5 +77,5 @@ def _drift(axes: Axes, evidence: Evidence) -> None:
     axes.set_yticks(places, labels)
     axes.invert_yaxis()
     predicted(axes, [1, 1], [-0.5, len(own) - 0.5])
-    describe(axes, x=r"largest drift / $\bar s$", y=r"prox-logistic: $\kappa$, $K$, $N$", logarithmic="x")
+    describe(axes, x=r"largest drift / $\bar s$", y=r"cell: $\kappa$, $K$, $N$", logarithmic="x")
     legend(axes, dashed(r"allowed drift $\bar s$"))

@@ -12,11 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from figures.style import BLACK, FULL_WIDTH, GREY, LABEL_SIZE, Array, Series, condition_number, darker
 
 DASHES = (0, (3.5, 2.0))
+_FEW = 12  # points of a curve that all have a marker
 _SMALLEST_RATIO = 1e-6  # where the axis of measured / bound begins
 _LEGEND: dict[str, Any] = {
     "borderaxespad": 0.3,
@@ -82,15 +84,38 @@ def _set_ticks(axis: Axis) -> None:
 # ---- what is measured, and beside it what is predicted
 
 
-def measured(axes: Axes, x: npt.ArrayLike, y: npt.ArrayLike, series: Series, *, label: str | None = None) -> None:
-    """Hollow markers without a line, so that the prediction shows through; an empty label stays out of the legend."""
-    label = series.label if label is None else label
-    axes.plot(x, y, series.marker, color=series.colour, markerfacecolor="none", label=label, zorder=3)
+def measured(
+    axes: Axes,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    series: Series,
+    *,
+    label: str | None = None,
+    filled: bool = False,
+    size: float | None = None,
+) -> None:
+    """Markers without a line; hollow, so that the prediction shows through; an empty label stays out of the legend."""
+    axes.plot(
+        x,
+        y,
+        series.marker,
+        color=series.colour,
+        markerfacecolor=series.colour if filled else "none",
+        markersize=size,
+        label=series.label if label is None else label,
+        zorder=3,
+    )
 
 
 def trace(axes: Axes, x: Array, y: Array, series: Series) -> None:
-    """A measured curve, with a few markers evenly spaced on a logarithmic x-axis; out of the legend."""
-    places = np.unique(np.geomspace(1, len(x), 7).astype(int)) - 1 if len(x) else np.array([], int)
+    """A measured curve, with a few markers evenly spaced on a logarithmic x-axis; out of the legend.
+
+    From curve to curve of a panel they are shifted, so that curves that coincide all show.
+    """
+    count = len(x)
+    shift = 0.38 * sum(line.get_marker() not in ("", "None", None) for line in axes.lines) % 1
+    places = np.append(1, np.geomspace(1, max(count, 1), 7) * max(count, 1) ** (shift / 6))
+    places = np.arange(count) if count <= _FEW else np.unique(places[places <= count].astype(int)) - 1
     axes.plot(x, y, color=series.colour, marker=series.marker, markevery=places.tolist(), markerfacecolor="white")
 
 
@@ -132,7 +157,18 @@ def below_bound(axes: Axes, families: Sequence[Series], code: Array, ratio: Arra
         own = np.sort(np.maximum(ratio[code == number], _SMALLEST_RATIO / 10))  # a ratio of zero too is in the fraction
         if own.size:
             label = f"{family.label} ≤ {own[-1]:.2g}"
-            axes.step(own, np.arange(1, own.size + 1) / own.size, where="post", color=family.colour, label=label)
+            fraction = np.arange(1, own.size + 1) / own.size
+            some = [k * (own.size - 1) // 6 for k in range(7)]
+            axes.step(
+                own,
+                fraction,
+                where="post",
+                color=family.colour,
+                marker=family.marker,
+                markerfacecolor="white",
+                markevery=some,
+                label=label,
+            )
     level(axes, 1.0, vertical=True)
     describe(axes, x="measured error / bound", y="fraction of cells below", logarithmic="x")
     axes.set_xlim(left=_SMALLEST_RATIO)
@@ -155,13 +191,24 @@ def groups(*columns: Array) -> Iterator[tuple[list[float], Array]]:
 # ---- legends, always outside the data
 
 
-def key(series: Series) -> Line2D:
+def key(series: Series, *, filled: bool = False, size: float | None = None) -> Line2D:
     """The legend's entry for a marker, or for a colour where the series has no marker."""
     if series.marker:
-        return Line2D(
-            [], [], linestyle="none", color=series.colour, marker=series.marker, mfc="none", label=series.label
-        )
+        face = series.colour if filled else "none"
+        look: dict[str, Any] = {"color": series.colour, "marker": series.marker, "mfc": face, "markersize": size}
+        return Line2D([], [], linestyle="none", label=series.label, **look)
     return Line2D([], [], color=series.colour, linewidth=3, label=series.label)
+
+
+def by_fill(labels: Sequence[str], *series: Series) -> list[Line2D]:
+    """The keys of these series, and of what a hollow and a filled marker stand for."""
+    starts = [key(Series(BLACK, "o", label), filled=bool(filled)) for filled, label in enumerate(labels)]
+    return [*map(key, series), *starts]
+
+
+def shaded(label: str, colour: str = GREY) -> Patch:
+    """The legend's entry that says what the bands are; grey stands for every colour."""
+    return Patch(color=colour, alpha=0.3, linewidth=0, label=label)
 
 
 def dashed(label: str, colour: str = BLACK) -> Line2D:
@@ -174,7 +221,7 @@ def dotted(label: str) -> Line2D:
     return Line2D([], [], linestyle=":", color=GREY, label=label)
 
 
-def legend(axes: Axes, *keys: Line2D, columns: int = 2) -> None:
+def legend(axes: Axes, *keys: Artist, columns: int = 2) -> None:
     """Every labelled series and these keys, above the panel."""
     handles = [*axes.get_legend_handles_labels()[0], *keys]
     axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, **_LEGEND)

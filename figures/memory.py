@@ -31,7 +31,7 @@ def draw(evidence: Evidence) -> Figure:
 
 def _flat(axes: Axes, counts: Array, peak: Array) -> None:
     series = METHODS["memory_reduced"]
-    measured(axes, counts, peak / KIB, series)
+    measured(axes, counts, peak / KIB, series, size=3)
     predicted(axes, counts, np.full(len(counts), peak[0] / KIB), series.colour)
 
 

@@ -19,6 +19,7 @@ from figures.style import (
     Array,
     Evidence,
     Series,
+    method,
     paper_style,
     power_of_ten,
 )
@@ -37,8 +38,8 @@ def draw(evidence: Evidence) -> Figure:
     a-c: |grad Phi|^2 over evaluations; d, e: Phi - Phi*, f: |grad Phi|^2 over seconds; g, h: what the weights of the
     digits are worth, i: bytes; j: the table.
     """
-    names = [str(name) for name in evidence["methods"]]
-    rows = _order(names)
+    looks = [method(*named) for named in zip(evidence["methods"], evidence["titles"], strict=True)]
+    rows = _order(looks)
     heights = (5.4, 0.85 + _ROW * (len(rows) + 1))
     figure = Figure(figsize=(FULL_WIDTH, sum(heights) + 0.85), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=heights)
@@ -47,29 +48,29 @@ def draw(evidence: Evidence) -> Figure:
     for letter, axes in grid.items():
         lettered(axes, letter)
     for letter, arena in zip("abc", ("quadratic", "representation", "logistic"), strict=True):
-        _gradients(grid[letter], evidence, names, arena)
-    _floors(grid["a"], evidence, names, evidence["floor"])
+        _gradients(grid[letter], evidence, looks, arena)
+    _floors(grid["a"], evidence, looks, evidence["floor"])
     for letter, arena in zip("de", ("quadratic", "representation"), strict=True):
-        _gaps(grid[letter], evidence, names, arena)
-    _floors(grid["d"], evidence, names, evidence["floor_gap"])
-    _over_seconds(grid["f"], evidence, names)
-    _detection(grid["g"], evidence, names)
-    _accuracy(grid["h"], evidence, names)
-    _memory(grid["i"], evidence, names)
-    _table(grid["j"], evidence, names, rows)
-    _legend(figure, names)
+        _gaps(grid[letter], evidence, looks, arena)
+    _floors(grid["d"], evidence, looks, evidence["floor_gap"])
+    _over_seconds(grid["f"], evidence, looks)
+    _detection(grid["g"], evidence, looks)
+    _accuracy(grid["h"], evidence, looks)
+    _memory(grid["i"], evidence, looks)
+    _table(grid["j"], evidence, looks, rows)
+    _legend(figure, looks)
     return figure
 
 
-def _order(names: list[str]) -> list[int]:
+def _order(looks: list[Series]) -> list[int]:
     """Families together, in the order of their legend."""
     families = list(METHOD_FAMILIES)
-    return sorted(range(len(names)), key=lambda k: (families.index(METHODS[names[k]].colour), k))
+    return sorted(range(len(looks)), key=lambda k: (families.index(looks[k].colour), k))
 
 
-def _ran(e: Evidence, arena: str, names: list[str]) -> list[tuple[int, Series]]:
+def _ran(e: Evidence, arena: str, looks: list[Series]) -> list[tuple[int, Series]]:
     """The methods that the arena does not refuse; the paper's last, on top."""
-    found = [(k, METHODS[name]) for k, name in enumerate(names) if not str(e[f"{arena}_refused"][k])]
+    found = [(k, series) for k, series in enumerate(looks) if not str(e[f"{arena}_refused"][k])]
     return sorted(found, key=lambda pair: pair[1].colour == METHODS["memory_reduced"].colour)
 
 
@@ -100,8 +101,8 @@ def _shown(squares: Array) -> Array:
     return np.clip(squares, LEAST, MOST)
 
 
-def _over_evaluations(axes: Axes, e: Evidence, names: list[str], arena: str, values: Array) -> None:
-    for k, series in _ran(e, arena, names):
+def _over_evaluations(axes: Axes, e: Evidence, looks: list[Series], arena: str, values: Array) -> None:
+    for k, series in _ran(e, arena, looks):
         _curve(axes, e[f"{arena}_evaluations"][k] / 1e3, values[k], series, k)
     axes.set_title(_TITLES[arena], fontsize=SMALL_SIZE, loc="right")
 
@@ -114,38 +115,38 @@ _TITLES = {
 }
 
 
-def _gradients(axes: Axes, e: Evidence, names: list[str], arena: str) -> None:
-    _over_evaluations(axes, e, names, arena, _shown(e[f"{arena}_square"]))
+def _gradients(axes: Axes, e: Evidence, looks: list[Series], arena: str) -> None:
+    _over_evaluations(axes, e, looks, arena, _shown(e[f"{arena}_square"]))
     level(axes, float(e[f"{arena}_bound"]))
     describe(axes, x="thousand evaluations", y=r"$\|\nabla\Phi\|^2$", logarithmic="y")
 
 
-def _gaps(axes: Axes, e: Evidence, names: list[str], arena: str) -> None:
+def _gaps(axes: Axes, e: Evidence, looks: list[Series], arena: str) -> None:
     """What is below the rounding of Phi* is shown as that, the dashed level of exact methods where Phi* is not zero."""
     rounding = float(e[f"{arena}_rounding"])
-    _over_evaluations(axes, e, names, arena, np.clip(e[f"{arena}_gap"], max(rounding, LEAST), MOST))
+    _over_evaluations(axes, e, looks, arena, np.clip(e[f"{arena}_gap"], max(rounding, LEAST), MOST))
     level(axes, max(rounding, EXACT))
     describe(axes, x="thousand evaluations", y=r"$\Phi - \Phi^*$", logarithmic="y")
 
 
-def _floors(axes: Axes, e: Evidence, names: list[str], floors: Array) -> None:
+def _floors(axes: Axes, e: Evidence, looks: list[Series], floors: Array) -> None:
     """At the right end, one dash for each biased method."""
     right = axes.get_xlim()[1]
-    for k, series in _ran(e, "quadratic", names):
+    for k, series in _ran(e, "quadratic", looks):
         if not e["exact"][k]:
             predicted(axes, [0.85 * right, right], [floors[k]] * 2, series.colour)
     axes.set_xlim(right=right)
 
 
-def _detection(axes: Axes, e: Evidence, names: list[str]) -> None:
-    _over_evaluations(axes, e, names, "cleaning", e["cleaning_auc"])
+def _detection(axes: Axes, e: Evidence, looks: list[Series]) -> None:
+    _over_evaluations(axes, e, looks, "cleaning", e["cleaning_auc"])
     level(axes, float(e["auc_bound"]))
     describe(axes, x="thousand evaluations", y="AUC of wrong labels")
 
 
-def _accuracy(axes: Axes, e: Evidence, names: list[str]) -> None:
+def _accuracy(axes: Axes, e: Evidence, looks: list[Series]) -> None:
     """On digits not trained on; beside what is learnt from all labels alike and from the clean ones alone."""
-    _over_evaluations(axes, e, names, "cleaning", e["cleaning_accuracy"])
+    _over_evaluations(axes, e, looks, "cleaning", e["cleaning_accuracy"])
     for subset, text, away in (("all", "not cleaned", -2), ("clean", "clean labels only", 8)):
         value = float(e[f"cleaning_accuracy_{subset}"])
         level(axes, value)
@@ -163,8 +164,8 @@ def _accuracy(axes: Axes, e: Evidence, names: list[str]) -> None:
     axes.set_ylim(top=high + 0.2 * (high - low))  # room for the words
 
 
-def _over_seconds(axes: Axes, e: Evidence, names: list[str]) -> None:
-    for k, series in _ran(e, "quadratic", names):
+def _over_seconds(axes: Axes, e: Evidence, looks: list[Series]) -> None:
+    for k, series in _ran(e, "quadratic", looks):
         per_seed = _shown(e["quadratic_square"][k])
         seconds = np.linspace(0, 1, len(per_seed)) * (e["quadratic_iterations"][k] - 1) * e["quadratic_seconds"][k]
         _curve(axes, np.maximum(seconds, e["quadratic_seconds"][k]), per_seed, series, k)
@@ -173,11 +174,11 @@ def _over_seconds(axes: Axes, e: Evidence, names: list[str]) -> None:
     axes.set_title("quadratic, one replica", fontsize=SMALL_SIZE, loc="right")
 
 
-def _memory(axes: Axes, e: Evidence, names: list[str]) -> None:
+def _memory(axes: Axes, e: Evidence, looks: list[Series]) -> None:
     """Bytes of one iteration; the first two measurements and the declared law say where the others lie."""
     K = e["memory_K"]
-    for k, name in enumerate(names):
-        peak, series = e["memory_peak"][k] / KIB, METHODS[name]
+    for k, series in enumerate(looks):
+        peak = e["memory_peak"][k] / KIB
         if not np.isfinite(peak).all():
             continue
         axes.plot(K, peak, series.marker, color=series.colour, markerfacecolor="none", markersize=4, zorder=3)
@@ -190,14 +191,14 @@ def _memory(axes: Axes, e: Evidence, names: list[str]) -> None:
 # ---- the table
 
 
-def _table(axes: Axes, e: Evidence, names: list[str], rows: list[int]) -> None:
+def _table(axes: Axes, e: Evidence, looks: list[Series], rows: list[int]) -> None:
     """Evaluations until |grad Phi|^2 is a share of its start, on the quadratic; beside it the end, bytes, refusals."""
-    ran = dict(_ran(e, "quadratic", names))
+    ran = dict(_ran(e, "quadratic", looks))
     for place, k in enumerate(rows):
         for share, (size, filled) in REACHED.items() if k in ran else ():
             spent = _first_below(e["quadratic_evaluations"][k], e["quadratic_square"][k], share)
             if np.isfinite(spent):
-                colour, marker, _ = METHODS[names[k]]
+                colour, marker, _ = looks[k]
                 face = colour if filled else "white"
                 axes.plot([spent / 1e3], [place], marker, color=colour, markerfacecolor=face, markersize=size)
     budget = np.nanmax(e["quadratic_evaluations"]) / 1e3
@@ -210,7 +211,7 @@ def _table(axes: Axes, e: Evidence, names: list[str], rows: list[int]) -> None:
     )
     axes.set_xlim(budget / 100, 1.1 * budget)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_yticks(range(len(rows)), [METHODS[names[k]].label for k in rows])
+    axes.set_yticks(range(len(rows)), [looks[k].label for k in rows])
     axes.tick_params(axis="y", length=0)
     _columns(axes, e, rows)
 
@@ -226,7 +227,7 @@ def _columns(axes: Axes, e: Evidence, rows: list[int]) -> None:
     """Right of the axes: the end on the quadratic, bytes at the least and the largest K, upper steps, refusals."""
     least, largest = e["memory_K"][[0, -1]]
     heads = (
-        "ends at",
+        "ends\nat",
         f"KiB at\n$K$ = {least} → {largest}",
         r"$\beta\|\nabla^2\Phi(\phi_0)\|$ on " + ", ".join(_LETTERS.values()) + "\n*: at the grid's edge",
         "refused\nby",
@@ -294,14 +295,12 @@ def _cell(axes: Axes, x: float, row: int, text: str, colour: str) -> None:
     )
 
 
-def _legend(figure: Figure, names: list[str]) -> None:
+def _legend(figure: Figure, looks: list[Series]) -> None:
     """One column a family."""
-    keys = []
-    for name in (names[k] for k in _order(names)):
-        series = METHODS[name]
-        keys.append(
-            Line2D([], [], color=series.colour, marker=series.marker, mfc="white", ms=4, lw=1, label=series.label)
-        )
+    keys = [
+        Line2D([], [], color=series.colour, marker=series.marker, mfc="white", ms=4, lw=1, label=series.label)
+        for series in (looks[k] for k in _order(looks))
+    ]
     shares = [
         Line2D([], [], color=GREY, marker="o", mfc=GREY if filled else "white", ms=size, ls="none", label=_share(share))
         for share, (size, filled) in REACHED.items()

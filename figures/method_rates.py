@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from convergence.rates import log_log_slope
-from figures.marks import band, dashed, describe, key, legend, measured, panels, predicted
-from figures.style import BLACK, GREY, RATES, SMALL_SIZE, Array, Evidence, Series, paper_style
+from figures.marks import band, dashed, describe, key, legend, measured, panels, predicted, shaded
+from figures.style import BLACK, GREY, SMALL_SIZE, Array, Evidence, Series, method, paper_style
 
 BANDS = ("soba", "f2sa", "saba")  # drawn for these alone: those of the others lie over them
 MEAN = r"mean over $t < T$ of $\|\nabla\Phi(\phi_t)\|^2$"
@@ -29,42 +30,47 @@ def draw(evidence: Evidence) -> Figure:
     return figure
 
 
-def _series(name: str) -> Series:
-    return RATES.get(str(name), Series(GREY, "x", str(name)))
-
-
 def _worst_case(axes: Axes, e: Evidence) -> None:
     T = e["worst_T"]
-    for name, iterates in zip(e["worst_names"], e["worst_iterates"], strict=True):
+    for k, (name, iterates) in enumerate(zip(e["worst_names"], e["worst_iterates"], strict=True)):
         left = np.isfinite(iterates)
-        measured(axes, T[left], (iterates / T)[left], _series(name))
+        measured(axes, (T * _apart(k, e["worst_names"]))[left], (iterates / T)[left], method(name))
     predicted(axes, T, np.ones(len(T)))
     share = r"iterates with $\|\nabla\Phi\|^2 \geq 2 L_\Phi \Delta / T$, over $T$"
-    describe(axes, x="upper iterations $T$", y=share, logarithmic="x")
-    legend(axes, dashed("gradient descent"), columns=2)
+    describe(axes, x="upper iterations $T$, side by side", y=share, logarithmic="x")
+    legend(axes, dashed("gradient descent"))
+
+
+def _apart(k: int, names: Array) -> float:
+    """A factor of T that sets the markers of a panel side by side: several methods coincide."""
+    return float(1.06 ** (k - (len(names) - 1) / 2))
 
 
 def _noise(axes: Axes, e: Evidence) -> None:
     T, start = e["noisy_T"], e["noisy_start"]
-    for name, means, rate in zip(e["noisy_names"], e["noisy_mean"], e["noisy_rate"], strict=True):
-        series = _series(name)
+    for k, (name, means, rate) in enumerate(zip(e["noisy_names"], e["noisy_mean"], e["noisy_rate"], strict=True)):
+        series = method(name)
         if name in BANDS:
             band(axes, T, means, series.colour)
-        measured(axes, T, means.mean(-1), series)
+        measured(axes, T * _apart(k, e["noisy_names"]), means.mean(-1), series)
         predicted(axes, T, start / 2 * (T / T[0]) ** -rate, series.colour)
-    describe(axes, x="upper iterations $T$", y=MEAN, logarithmic="xy")
-    legend(axes, dashed(r"$T^{-r}$, $r$ as declared"), columns=2)
+    describe(axes, x="upper iterations $T$, side by side", y=MEAN, logarithmic="xy")
+    legend(axes, dashed(r"$T^{-r}$, $r$ as declared"), _seeds(e["noisy_mean"]))
 
 
 def _sums(axes: Axes, e: Evidence) -> None:
     T = e["sum_T"]
-    for name, means in zip(e["sum_names"], e["sum_mean"], strict=True):
+    for k, (name, means) in enumerate(zip(e["sum_names"], e["sum_mean"], strict=True)):
         if name in BANDS:
-            band(axes, T, means, _series(name).colour)
-        measured(axes, T, means.mean(-1), _series(name))
+            band(axes, T, means, method(name).colour)
+        measured(axes, T * _apart(k, e["sum_names"]), means.mean(-1), method(name))
     predicted(axes, T, e["sum_start"] / T)
-    describe(axes, x="upper iterations $T$", y=MEAN, logarithmic="xy")
-    legend(axes, dashed("$T^{-1}$"), columns=2)
+    describe(axes, x="upper iterations $T$, side by side", y=MEAN, logarithmic="xy")
+    legend(axes, dashed("$T^{-1}$"), _seeds(e["sum_mean"]))
+
+
+def _seeds(means: Array) -> Patch:
+    return shaded(f"10–90 % of {means.shape[-1]} seeds")
 
 
 def _exponents(axes: Axes, e: Evidence) -> None:
@@ -92,9 +98,9 @@ def _rows(e: Evidence) -> Iterator[tuple[str, Series, float, Array, Array]]:
     """(kind, series, declared exponent, x, y) of every method that has an exponent there."""
     for name, iterates in zip(e["worst_names"], e["worst_iterates"], strict=True):
         if np.isfinite(iterates).all():
-            yield "worst", _series(name), -1.0, iterates, e["worst_level"]
+            yield "worst", method(name), -1.0, iterates, e["worst_level"]
     for name, rate, means in zip(e["noisy_names"], e["noisy_rate"], e["noisy_mean"], strict=True):
-        yield "noisy", _series(name), -float(rate), e["noisy_T"], means
+        yield "noisy", method(name), -float(rate), e["noisy_T"], means
     for name, means in zip(e["sum_names"], e["sum_mean"], strict=True):
         if name != "soba":
-            yield "sum", _series(name), -1.0, e["sum_T"], means
+            yield "sum", method(name), -1.0, e["sum_T"], means

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
-from figures.marks import band, dashed, describe, dotted, guide, legend, level, measured, panels, predicted
+from figures.marks import band, dashed, describe, dotted, guide, legend, level, measured, panels, predicted, shaded
 from figures.style import BLUE, CYCLE, VERMILION, Array, Evidence, Series, paper_style
 
 LEARNT = 1e-25  # Phi that counts as zero, as in the claim
@@ -45,8 +44,8 @@ def _from_random_starts(axes: Axes, evidence: Evidence) -> None:
         predicted(axes, t[[0, -1]], evidence["cold_law"][[k, k]], series.colour)
     level(axes, LEARNT)
     describe(axes, x="upper iteration $t$", y=r"$\Phi(\phi_t)$", logarithmic="y")
-    spread = Patch(color=WARM.colour, alpha=0.3, label="10–90 % of the starts")
-    legend(axes, spread, dashed(r"cold end, and $10^{-25}$"), columns=3)
+    starts = shaded(f"10–90 % of {warm.shape[-1]} starts", WARM.colour)
+    legend(axes, starts, dashed(r"cold end, and $10^{-25}$"), columns=3)
 
 
 def _spread(count: int) -> Array:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from figures.marks import (
     band,
@@ -18,10 +17,11 @@ from figures.marks import (
     measured,
     panels,
     predicted,
+    shaded,
     shared_legend,
     trace,
 )
-from figures.style import GREY, SAMPLINGS, Evidence, paper_style
+from figures.style import SAMPLINGS, Evidence, paper_style
 
 NAMED = {"pool": SAMPLINGS[0]._replace(label="pool of 16"), "iid": SAMPLINGS[1]}
 
@@ -33,7 +33,7 @@ def draw(evidence: Evidence) -> Figure:
     _samples(samples, evidence)
     _iterations(iterations, evidence)
     _fixed_batch(fixed, evidence)
-    spread = Patch(color=GREY, alpha=0.3, linewidth=0, label="a: 10–90 % over resampled seeds, often within a marker")
+    spread = shaded("a: 10–90 % over resampled seeds, often within a marker")
     shared_legend(figure, *map(key, NAMED.values()), spread, dashed("exact"), columns=4)
     return figure
 

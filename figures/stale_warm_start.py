@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from figures.marks import (
     band,
@@ -20,9 +19,10 @@ from figures.marks import (
     measured,
     panels,
     predicted,
+    shaded,
     trace,
 )
-from figures.style import BLUE, CYCLE, EXACT, GREY, VERMILION, Evidence, Series, condition_number, paper_style
+from figures.style import BLUE, CYCLE, EXACT, VERMILION, Evidence, Series, condition_number, paper_style
 
 STEPS = {1: Series(VERMILION, "s", "$K = 1$"), 5: Series(BLUE, "o", "$K = 5$")}
 BATCHES = {1: Series(VERMILION, "s", "$b = 1$"), 2: Series(BLUE, "o", "$b = 2$")}
@@ -58,8 +58,8 @@ def _floor(axes: Axes, evidence: Evidence) -> None:
         predicted(axes, batch, evidence["law"][own], series.colour)
         guide(axes, batch, evidence["exact_theta_law"][own])
     describe(axes, x="task batch $b$ of 5", y=r"stationary $\mathrm{E}\,\|\nabla\Phi\|^2$", logarithmic="y", counts="x")
-    spread = Patch(color=GREY, alpha=0.3, linewidth=0, label="10–90 % over seeds")
-    legend(axes, dashed("exact"), dotted(r"with exact $\theta$"), spread, columns=3)
+    seeds = shaded(f"10–90 % of {evidence['moment'].shape[-1]} seeds")
+    legend(axes, dashed("exact"), dotted(r"with exact $\theta$"), seeds, columns=3)
 
 
 def _few_steps(axes: Axes, evidence: Evidence) -> None:
@@ -71,8 +71,7 @@ def _few_steps(axes: Axes, evidence: Evidence) -> None:
         measured(axes, N, mean, series)
     level(axes, 1.0)
     describe(axes, x="CG steps $N$ (open for $N < 4$)", y="floor over that of exact $v$", counts="x")
-    spread = Patch(color=GREY, alpha=0.3, linewidth=0, label="2 standard errors")
-    legend(axes, dashed("exact $v$"), spread, columns=2)
+    legend(axes, dashed("exact $v$"), shaded("2 standard errors"), columns=2)
 
 
 def _all_tasks(axes: Axes, evidence: Evidence) -> None:

@@ -5,10 +5,22 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
-from figures.marks import band, dashed, describe, dotted, guide, key, legend, measured, panels, predicted, shared_legend
-from figures.style import BLUE, GREEN, GREY, ORANGE, VERMILION, Evidence, Series, paper_style
+from figures.marks import (
+    band,
+    dashed,
+    describe,
+    dotted,
+    guide,
+    key,
+    legend,
+    measured,
+    panels,
+    predicted,
+    shaded,
+    shared_legend,
+)
+from figures.style import BLUE, GREEN, ORANGE, VERMILION, Evidence, Series, paper_style
 
 FAMILIES = (
     Series(BLUE, "o", "additive noise"),
@@ -27,7 +39,7 @@ def draw(evidence: Evidence) -> Figure:
     _curves(curves, evidence)
     _limit(limit, evidence)
     _beyond(beyond, evidence)
-    spread = Patch(color=GREY, alpha=0.3, linewidth=0, label=f"10–90 % of {evidence['moment'].shape[-1]} seeds")
+    spread = shaded(f"10–90 % of {evidence['moment'].shape[-1]} seeds")
     shared_legend(figure, *map(key, FAMILIES), spread, dashed("exact moment"), columns=3)
     return figure
 

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.marks import (
+    by_fill,
     dashed,
     describe,
     dotted,
@@ -21,7 +22,6 @@ from figures.marks import (
     trace,
 )
 from figures.style import (
-    BLACK,
     BLUE,
     CYCLE,
     EXACT,
@@ -61,14 +61,14 @@ def _growth(axes: Axes, evidence: Evidence) -> None:
 def _critical(axes: Axes, evidence: Evidence) -> None:
     gap = 1 - evidence["critical_s"]
     for (kappa, code), own in groups(evidence["critical_kappa"], evidence["critical_opposed"]):
-        series = condition_number(kappa)._replace(marker=MODES[int(code)].marker)
+        series = condition_number(kappa)
         rows = np.flatnonzero(own)[np.argsort(gap[own])]
-        measured(axes, gap[rows], evidence["critical"][rows], series, label="")
+        measured(axes, gap[rows], evidence["critical"][rows], series, label="", filled=bool(code))
         predicted(axes, gap[rows], evidence["critical_law"][rows], series.colour)
     describe(axes, x="$1 - s$, what is left of the upper gradient", y=r"critical $\beta L_\Phi$", logarithmic="xy")
-    colours = [condition_number(kappa)._replace(marker="") for kappa in np.unique(evidence["critical_kappa"])]
-    modes = [Series(BLACK, mode.marker, mode.label.removesuffix(" mode opposed")) for mode in MODES]
-    legend(axes, *map(key, (*colours, *modes)), dashed("Prop. 2c"), columns=4)
+    series = map(condition_number, np.unique(evidence["critical_kappa"]))
+    modes = [mode.label.removesuffix(" opposed") for mode in MODES]
+    legend(axes, *by_fill(modes, *series), dashed("Prop. 2c"), columns=3)
 
 
 def _curvature(axes: Axes, evidence: Evidence) -> None:
@@ -97,5 +97,4 @@ def _traces(axes: Axes, evidence: Evidence) -> None:
         trace(axes, np.arange(1, len(squares) + 1), squares, series)
     level(axes, EXACT)
     describe(axes, x="$t + 1$ (upper iterations)", y=r"$\|\nabla\Phi(\phi_t)\|^2$", logarithmic="xy")
-    keys = [key(series._replace(marker="")) for series in (*cold, *warm)]
-    legend(axes, *keys, dashed("exact floor, or $10^{-20}$"), columns=2)
+    legend(axes, *map(key, (*cold, *warm)), dashed("exact floor, or $10^{-20}$"), columns=2)

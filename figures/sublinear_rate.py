@@ -7,9 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures.marks import dashed, describe, dotted, groups, guide, key, measured, panels, predicted, shared_legend
-from figures.style import BLACK, FAMILIES, Evidence, condition_number, paper_style
+from figures.style import BLACK, FAMILIES, Evidence, Series, condition_number, paper_style
 
 NAMES = ("huber", "plateau", "zigzag")  # of the codes in evidence["family"]
+SIZES = (6.0, 3.5, 1.0)  # of the markers, in points: one condition number inside the other, where they coincide
 
 
 @paper_style()
@@ -19,10 +20,13 @@ def draw(evidence: Evidence) -> Figure:
     _families(rate, evidence, h=1.0, power=0)
     _families(constant, evidence, h=1.0, power=1)
     _families(half, evidence, h=0.5, power=1)
-    families = [FAMILIES[NAMES[int(code)]]._replace(marker="") for code in np.unique(evidence["family"])]
-    kappas = [condition_number(kappa)._replace(colour=BLACK) for kappa in np.unique(evidence["kappa"])]
+    families = [FAMILIES[NAMES[int(code)]] for code in np.unique(evidence["family"])]
+    sizes = [
+        key(Series(BLACK, "o", condition_number(kappa).label), size=SIZES[k])
+        for k, kappa in enumerate(np.unique(evidence["kappa"]))
+    ]
     lines = dashed("exact law of the family"), dotted(r"bound $2 \Delta / (\beta T)$")
-    shared_legend(figure, *map(key, (*families, *kappas)), *lines)
+    shared_legend(figure, *map(key, families), *sizes, *lines)
     return figure
 
 
@@ -30,9 +34,11 @@ def _families(axes: Axes, evidence: Evidence, *, h: float, power: int) -> None:
     """T^power min |grad Phi|^2 / (L Delta) at beta = h / L_Phi."""
     chosen = evidence["h"] == h
     T, least, law = (evidence[name][chosen] for name in ("T", "min", "law"))
+    kappas = np.unique(evidence["kappa"])
     for (code, kappa), own in groups(evidence["family"][chosen], evidence["kappa"][chosen]):
-        family = FAMILIES[NAMES[int(code)]]._replace(marker=condition_number(kappa).marker)
-        measured(axes, T[own], (T**power * least)[own], family)
+        family = FAMILIES[NAMES[int(code)]]
+        size = SIZES[int(np.searchsorted(kappas, kappa))]
+        measured(axes, T[own], (T**power * least)[own], family, label="", size=size)
         predicted(axes, T[own], (T**power * law)[own], family.colour)
     horizons = np.unique(T)
     guide(axes, horizons, 2 / h * horizons ** (power - 1))

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from figures.marks import band, dashed, describe, legend, level, measured, panels, predicted
+from figures.marks import band, dashed, describe, legend, level, measured, panels, predicted, shaded
 from figures.style import BLACK, BLUE, GREEN, PURPLE, VERMILION, Array, Evidence, Series, paper_style
 
 MIB = 2**20
@@ -61,7 +61,7 @@ def draw(evidence: Evidence) -> Figure:
     ratios.set_ylim(bottom=0)
     ratios.axvline(float(evidence["cache"]) / MIB, color=BLACK, linewidth=0.6)
     level(ratios, 1.0)
-    legend(rates, _KNEE, dashed("$n a + b R$, fitted"))
+    legend(rates, _KNEE, dashed("$n a + b R$, fitted"), shaded("10–90 % of rounds"))
     legend(ratios, Line2D([], [], color=BLACK, linewidth=0.6, label="size of a chunk"), dashed("no difference"))
     return figure
 
@@ -71,7 +71,7 @@ def _rates(axes: Axes, evidence: Evidence, name: str, series: Series) -> None:
     law = fit(replicas, evidence[f"{name}_chunks"], seconds)
     tasks = replicas * float(evidence[f"{name}_batch"])
     band(axes, replicas, tasks[:, None] / seconds, series.colour)
-    label = f"{series.label}: {law.knee:.0f}"
+    label = f"{series.label}: knee at {law.knee:.0f}"
     measured(axes, replicas, tasks / np.median(seconds, axis=-1), series, label=label)
     predicted(axes, replicas, tasks / law.seconds(replicas, evidence[f"{name}_chunks"]), series.colour)
     knee = law.knee * float(evidence[f"{name}_batch"])

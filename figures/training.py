@@ -69,7 +69,7 @@ def _losses(axes: Axes, evidence: Evidence) -> None:
 
 def _accuracies(axes: Axes, evidence: Evidence) -> None:
     t, accuracy, half = evidence["validated"], 100 * evidence["accuracy"], 100 * evidence["ci95"]
-    axes.plot(t, accuracy, "o-", color=BLUE, markerfacecolor="white", label="validation, 95 %")
+    axes.plot(t, accuracy, "o-", color=BLUE, markerfacecolor="white", label="validation, 95 % interval")
     axes.fill_between(t, accuracy - half, accuracy + half, color=BLUE, alpha=0.25, linewidth=0)
     keys: list[Line2D] = []
     if len(t):
@@ -80,4 +80,4 @@ def _accuracies(axes: Axes, evidence: Evidence) -> None:
         predicted(axes, evidence["iteration"][[0, -1]], [chance, chance], GREY)
         keys.append(dashed("chance", GREY))
     describe(axes, x="upper iteration", y="accuracy (%)", counts="x")
-    legend(axes, *keys, columns=3)
+    legend(axes, *keys)

@@ -31,16 +31,16 @@ def _exact(axes: Axes, evidence: Evidence) -> None:
         rows = np.flatnonzero(own & plain)
         rows = rows[np.argsort(e["sdp_N"][rows])]
         series = KINDS[int(kind)]._replace(marker=STEPS.get(h, "D"))
-        measured(axes, e["sdp_N"][rows], e["sdp"][rows], series, label="")
+        measured(axes, e["sdp_N"][rows], e["sdp"][rows], series, label="", filled=bool(kind))
         predicted(axes, e["sdp_N"][rows], e["sdp_law"][rows], series.colour)
     describe(axes, x="steps $N$", y=r"worst $\min \|\nabla\Phi\|^2 / (L \Delta)$", logarithmic="y", counts="x")
-    colours = [kind._replace(marker="") for kind in KINDS]
+    kinds = [key(kind._replace(marker="o"), filled=bool(code)) for code, kind in enumerate(KINDS)]
     markers = [Series(BLACK, STEPS.get(h, "D"), rf"$\beta L = {h:g}$") for h in np.unique(e["sdp_h"][plain])]
-    legend(axes, *map(key, (*colours, *markers)), dashed("formula"))
+    legend(axes, *kinds, *map(key, markers), dashed("formula"))
 
 
 def _inexact(axes: Axes, evidence: Evidence) -> None:
-    """The programme's values as hollow markers, the runs with truncated CG as crosses."""
+    """The programme's values as markers, the runs with truncated CG as crosses in them."""
     e = evidence
     N = e["tight_N"].max()
     for kind, series in enumerate(KINDS):
@@ -51,8 +51,8 @@ def _inexact(axes: Axes, evidence: Evidence) -> None:
         measured(axes, e["tight_eps"][runs], e["tight_min"][runs], series._replace(marker="x"), label="")
         predicted(axes, e["sdp_eps"][own], e["sdp_law"][own], series.colour)
     describe(axes, x=r"relative error $\epsilon$ of the direction", y=rf"worst case at $N = {N:g}$", logarithmic="y")
-    marks = Series(BLACK, "o", "programme"), Series(BLACK, "x", "truncated CG")
-    legend(axes, *map(key, marks), dashed(r"$w(N, (1 - \epsilon) h)$"), columns=1)
+    marks = (*KINDS, Series(BLACK, "x", "truncated CG"))
+    legend(axes, *map(key, marks), dashed(r"$w(N, (1 - \epsilon) h)$"), columns=2)
 
 
 def _obeyed(axes: Axes, evidence: Evidence) -> None:

@@ -54,6 +54,9 @@ def method_bias(n):
         d = np.stack([true + factor**k * off for _, k, factor in cells])
         counts = {f"{kind}_names": [name for name, _, _ in cells], f"{kind}_counts": [k for _, k, _ in cells]}
         found |= {**counts, f"{kind}_d": d, f"{kind}_law": d}
+    law = np.outer(1 + np.arange(4), true)
+    found |= {"methods_names": ["memory_reduced", "maml", "soba", "f2sa"], "methods_counts": [1, 1, 350, 350]}
+    found |= {"methods_d": law * (1 + 1e-15 * np.arange(4)[:, None]), "methods_law": law}
     law = np.stack([true, 2 * true])
     names = ["forward gradient", "sampled Neumann"]
     return found | {

@@ -50,7 +50,7 @@ def test_measured_rates_lie_on_their_law_and_chunks_on_their_gain():
     assert gains[0].get_xdata() == pytest.approx(9e4 * REPLICAS[CHUNKS > 1] / 2**20)
     assert gains[0].get_ydata() == pytest.approx(np.full((CHUNKS > 1).sum(), 1.5))
     labels = [text.get_text() for text in rates.get_legend().get_texts()]
-    assert "p 10, q 20: 20" in labels
+    assert "p 10, q 20: knee at 20" in labels
 
 
 def test_all_problems_are_drawn_with_names_and_units():
