@@ -1,4 +1,4 @@
-"""Algorithm 1 written out line by line for any problem: dense derivatives by torch.func, scipy's CG, no oracle.
+"""Algorithm 1 written out line by line for any problem: derivatives by torch.func, scipy's CG, no oracle.
 
 Only `lower`, `upper`, `embed`, `theta0` of the problem are shared with the methods, none of their closed forms.
 """
@@ -17,6 +17,8 @@ from torch.func import grad, jacrev, vmap
 
 from paper_checks.quadratic_theory import Array
 from problems import Parameters, Problem, Tasks
+
+_ROUNDING = float(np.finfo(np.float64).eps)
 
 
 def flattened(phi: Parameters, *, lead: int = 0) -> Tensor:
@@ -38,9 +40,9 @@ def written_out(
     """phi_0, ..., phi_T of R runs as flat rows, (R, T + 1, p), each from its own phi without replica axis, in float64.
 
     `batches` (R, T, b) hold indices of tasks; one that is drawn twice is solved once and counts twice. All tasks of
-    the pool take the K lower steps, those of the batch keep them.
+    the pool take the K lower steps, those of the batch keep them. Memory: R M (p + q^2) numbers; no (q, p) matrix.
     """
-    slopes, hessians, crosses, upper_slopes, theta0 = _derivatives(problem, starts[0])
+    slopes, hessians, cross_products, upper_slopes, theta0 = _derivatives(problem, starts[0])
     x = torch.stack([flattened(phi) for phi in starts])  # (R, p)
     theta = theta0(x)  # (R, M, q)
     v = np.zeros(theta.shape)
@@ -55,8 +57,9 @@ def written_out(
         for r, i in sorted({(r, int(task)) for r, batch in enumerate(batches[:, t]) for task in batch}):
             theta[r, i] = last[r, i]
             start = v[r, i] if warm is True else np.zeros(len(v[r, i]))
-            v[r, i], _ = cg(H[r, i], b[r, i].numpy(), x0=start, rtol=0.0, atol=0.0, maxiter=N)
-        each = direct - torch.einsum("rmqp,rmq->rmp", crosses(x, last), torch.from_numpy(v))
+            # Where the residual is rounding the method stops as well; scipy would divide zero by zero
+            v[r, i], _ = cg(H[r, i], b[r, i].numpy(), x0=start, rtol=_ROUNDING, atol=0.0, maxiter=N)
+        each = direct - cross_products(x, last, torch.from_numpy(v))
         d = torch.stack([each[r, torch.from_numpy(batch)].mean(0) for r, batch in enumerate(batches[:, t])])
         x = x - upper_step_size * d
         iterates.append(x)
@@ -66,8 +69,8 @@ def written_out(
 def _derivatives(problem: Problem, like: Parameters) -> tuple[Any, ...]:
     """Functions of flat phi (R, p) and theta (R, M, q), for every run and every task of the pool.
 
-    dg/dtheta (R, M, q), d2g/dtheta2 (R, M, q, q), d2g/dphi dtheta (R, M, q, p), the pair of df/dphi (R, M, p) and
-    df/dtheta (R, M, q); and theta0 (R, M, q) of phi alone.
+    dg/dtheta (R, M, q), d2g/dtheta2 (R, M, q, q), (d2g/dphi dtheta) v (R, M, p) of v (R, M, q) as well, the pair of
+    df/dphi (R, M, p) and df/dtheta (R, M, q); and theta0 (R, M, q) of phi alone.
     """
     pool = problem.sample(None, torch.Generator())
     shapes = {name: tensor.shape for name, tensor in like.items()}
@@ -84,11 +87,17 @@ def _derivatives(problem: Problem, like: Parameters) -> tuple[Any, ...]:
         return one
 
     def of_all(function: Any) -> Any:
-        of_tasks = vmap(function, (None, 0, 0, 0))
-        return vmap(lambda x, theta: of_tasks(x, theta, pool.index, pool.tensors))
+        def of_tasks(x: Tensor, *rows: Tensor) -> Any:
+            return vmap(function, (None, *(0 for _ in rows), 0, 0))(x, *rows, pool.index, pool.tensors)
+
+        return vmap(of_tasks)
 
     slope = grad(objective("lower"), argnums=1)
-    hessian, cross = jacrev(slope, argnums=1), jacrev(slope, argnums=0)
+    hessian = jacrev(slope, argnums=1)
+
+    def slope_along(x: Tensor, theta: Tensor, v: Tensor, index: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+        return torch.dot(slope(x, theta, index, tensors), v)
+
     upper_slopes = grad(objective("upper"), argnums=(0, 1))
     theta0 = vmap(lambda x: problem.theta0(shaped(x), pool))
-    return *map(of_all, (slope, hessian, cross, upper_slopes)), theta0
+    return *map(of_all, (slope, hessian, grad(slope_along), upper_slopes)), theta0

@@ -1,0 +1,185 @@
+"""Every iterate on this problem is the one that the lines of the algorithm give, task by task.
+
+Statement.
+    phi_{t+1} = phi_t - beta mean_{i in B_t} [ grad_phi f_i - (d2g_i/dphi dtheta) v_i ], at theta_i after K gradient
+    steps of size alpha and v_i after N steps of CG on (d2g_i/dtheta2) v = grad_theta f_i. Warm, both start where task i
+    was left when it was last drawn; cold, at theta_0 and 0.
+Hypotheses.
+    None on the problem but q <= 512; float64 and a few iterations, so that rounding stays below what is allowed.
+Predicted.
+    phi_0, ..., phi_T with every start (warm, cold, warm in theta alone) on every batch (with and without replacement,
+    all tasks), K = N = 2; K = 5, N = 3; nine tasks of twelve where there are so many. Four replicas, each as the run
+    with its own seed, and a run without replicas.
+Measured.
+    phi_t along runs through the driver on the first tasks of the pool, seen along at most 16 directions. Predicted by
+    derivatives by torch.func of g and f alone, and v by scipy's CG. alpha = 2 / (L + mu) of the problem's constants,
+    which the method is left to take; without constants a quarter of it, of the spectra at the start.
+Refuted by.
+    One phi_t off by 1e-10 of the largest |phi_t| of its run.
+Source.
+    docs/theory.md S9. Algorithm 1 of the paper; differs: v may be warm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convergence import MemoryReduced, Oracle, Probe, Snapshot
+from convergence import run as solve
+from convergence.streams import TaskStream
+from paper_checks.algorithm_replay import DRAWS, STARTS, Cell
+from paper_checks.claim import Comparison, Evidence, Setting, at_most
+from paper_checks.own_problem.cost import affordable, seconds
+from paper_checks.own_problem.lower_level import extremes
+from paper_checks.own_problem.needs import EXACT, SMALL_THETA, TWICE_DIFFERENTIABLE, lacking
+from paper_checks.own_problem.single_tasks import SingleTasks, vector
+from paper_checks.own_problem.some_tasks import SomeTasks, judged, points
+from paper_checks.planted import HiddenDecay
+from paper_checks.quadratic_theory import Array
+from paper_checks.written_out import flattened, written_out
+from problems import Problem
+
+PLANTED = "an upper step size that decays in secret"
+REPLICAS, POOL, MANY, DIRECTIONS = 4, 5, 12, 16
+
+
+def lacks(problem: Problem) -> str:
+    """Why this problem is outside the claim; "" where it is not."""
+    return lacking("algorithm_replay", problem, EXACT, SMALL_THETA, TWICE_DIFFERENTIABLE)
+
+
+def run(setting: Setting) -> Evidence:
+    """Measured and predicted iterates of every cell, (cells, runs, T + 1, r); the last run is without replicas."""
+    some = judged(setting, MANY)
+    few, alpha = SomeTasks.of(some, POOL), lower_step_size(setting, some)
+    beta, each = _upper_step_size(setting, few, alpha)
+    T = affordable(30 * each, setting.pick(0.3, 3.0), least=3, most=setting.pick(12, 20))
+    evidence: Evidence = {}
+    for name, problem, cells in (("few", few, _cells(few.tasks)), ("many", some, _many(some.tasks))):
+        if cells:
+            found = [_cell(setting, problem, cell, T, alpha, beta) for cell in setting.track(cells, "runs")]
+            measured, law = (np.stack(column) for column in zip(*found, strict=True))
+            evidence |= {f"{name}_cells": np.array([str(cell) for cell in cells])}
+            evidence |= {f"{name}_phi": measured, f"{name}_law": law}
+    return evidence
+
+
+def control(setting: Setting) -> Evidence:
+    """The same with the planted error."""
+    return run(replace(setting, method=HiddenDecay))
+
+
+def judge(evidence: Evidence) -> list[Comparison]:
+    """Every iterate of every run attained."""
+    e, comparisons = evidence, []
+    for name in ("few", "many"):
+        if f"{name}_cells" in e:
+            measured, law = e[f"{name}_phi"], e[f"{name}_law"]
+            runs = [*(f"replica {r}" for r in range(REPLICAS)), "without replicas"]
+            cells = [
+                f"{cell}, {one}, t {t}" for cell in e[f"{name}_cells"] for one in runs for t in range(law.shape[2])
+            ]
+            # Not relative to phi_t alone, which may pass through zero: the largest on its way
+            size = np.linalg.norm(law, axis=-1).max(-1, keepdims=True)
+            gap = np.linalg.norm(measured - law, axis=-1) / size
+            comparisons.append(at_most(f"|phi_t - replay| / max |phi_t|, {name} tasks", gap, 1e-10, cells=cells))
+    return comparisons
+
+
+def _cells(pool: int) -> tuple[Cell, ...]:
+    """Every start on every batch of at most three tasks, and more steps."""
+    b = min(3, pool)
+    return (
+        *(Cell(*each, batch=b, pool=pool) for each in product(STARTS, DRAWS)),
+        Cell(True, False, 5, 3, batch=b, pool=pool),
+    )
+
+
+def _many(pool: int) -> tuple[Cell, ...]:
+    """Batches of more than eight tasks, where there are so many."""
+    if pool <= 8:
+        return ()
+    return Cell(True, False, batch=9, pool=pool), Cell(True, None, pool=pool)
+
+
+def lower_step_size(setting: Setting, problem: SomeTasks) -> float:
+    """What a method that is given none takes, or a quarter of that at the start: Hessians change with phi."""
+    if problem.constants is not None:
+        return problem.constants.lower_step_size
+    (phi,) = points(problem, setting.seed, 1)
+    single, x = SingleTasks(problem, problem.sample(None, torch.Generator()), phi), vector(phi)
+    return 1 / (2 * sum(extremes(single, x, single.theta0(x))))
+
+
+def _upper_step_size(setting: Setting, problem: SomeTasks, alpha: float) -> tuple[float, float]:
+    """beta, by which phi moves a hundredth of its length or of one in the first step; about the seconds of a step."""
+    method = MemoryReduced(lower_steps=2, lower_step_size=alpha, cg_steps=2, upper_step_size=1.0)
+    (phi,), oracle = points(problem, setting.seed, 1), Oracle(problem)
+    state, steps = method.start(oracle, phi), []
+    each = seconds(lambda: steps.append(method.step(oracle, phi, oracle.pool, state)))
+    size = float(vector(steps[0].direction).norm())
+    return 0.01 * max(float(vector(phi).norm()), 1.0) / size if size > 0 else 1.0, each
+
+
+def _cell(setting: Setting, problem: SomeTasks, cell: Cell, T: int, alpha: float, beta: float) -> tuple[Array, Array]:
+    """phi_t of the replicas and of the run without, (replicas + 1, T + 1, r): as the driver runs it, as written out."""
+    (like,) = points(problem, setting.seed, 1)
+    seen = _directions(vector(like))
+    method = setting.method(
+        lower_steps=cell.K,
+        lower_step_size=None if problem.constants else alpha,
+        cg_steps=cell.N,
+        upper_step_size=beta,
+        warm_start=cell.warm,
+    )
+    found = []
+    for count, seed in ((REPLICAS, setting.seed), (None, setting.seed + REPLICAS)):
+        trace = solve(
+            problem,
+            method,
+            iterations=T + 1,
+            batch=None if cell.replacement is None else cell.batch,
+            replacement=bool(cell.replacement),
+            seed=seed,
+            replicas=count,
+            probes=[_coordinate(j, row) for j, row in enumerate(seen)],
+            device=setting.device,
+        ).trace
+        phi = np.stack([trace[f"phi_{j}"].numpy() for j in range(len(seen))], axis=-1)
+        found.append(phi.reshape(T + 1, -1, len(seen)).swapaxes(0, 1))
+    return np.concatenate(found), _law(setting.seed, problem.to("cpu"), cell, T, alpha, beta) @ seen.cpu().numpy().T
+
+
+def _law(seed: int, problem: SomeTasks, cell: Cell, T: int, alpha: float, beta: float) -> Array:
+    """phi_t of the same runs by the lines of the algorithm, (replicas + 1, T + 1, p)."""
+    seeds = range(seed, seed + REPLICAS + 1)
+    starts = [points(problem, each, 1)[0] for each in seeds]
+    batches = np.tile(np.arange(cell.pool), (len(seeds), T, 1))
+    if cell.replacement is not None:
+        streams = [TaskStream(each, pool=cell.pool, batch=cell.batch, replacement=cell.replacement) for each in seeds]
+        batches = np.stack([[stream.index(t).numpy() for t in range(T)] for stream in streams])
+    steps = {"K": cell.K, "N": cell.N, "lower_step_size": alpha, "upper_step_size": beta}
+    return written_out(problem, starts, batches, **steps, warm=cell.warm)
+
+
+def _directions(x: Tensor) -> Tensor:
+    """Rows along which phi is seen, (r, p): its coordinates, or 16 random directions where it has more."""
+    if len(x) <= DIRECTIONS:
+        return torch.eye(len(x), dtype=x.dtype, device=x.device)
+    rng = torch.Generator().manual_seed(0)
+    rows = torch.randn(DIRECTIONS, len(x), generator=rng, dtype=x.dtype).to(x.device)
+    return rows / rows.norm(dim=-1, keepdim=True)
+
+
+def _coordinate(j: int, row: Tensor) -> Probe:
+    """phi along that row."""
+
+    def measure(snapshot: Snapshot) -> Tensor:
+        return flattened(snapshot.phi, lead=0 if snapshot.replicas is None else 1) @ row
+
+    return Probe(f"phi_{j}", measure)
