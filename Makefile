@@ -4,7 +4,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 OUT    ?= verdicts
 
-.PHONY: verify paper test lint bench figures clean help
+.PHONY: verify paper test lint bench figures pages docs package clean help
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -30,6 +30,15 @@ bench: $(VENV)/ready ## speeds as ratios, written to bench.json
 figures: $(VENV)/ready ## redraw every figure in $(OUT)/ from its stored evidence (gathered first where there is none)
 	@test -d $(OUT)/evidence || $(MAKE) verify
 	$(RUN) -m figures $(OUT)
+
+pages: $(VENV)/ready ## write the pages of docs/ that come from the code: claims, command line, methods
+	$(RUN) -m docs.generate pages
+
+docs: $(VENV)/ready ## every page and the API as HTML in build/docs/; a broken link or reference is an error
+	$(RUN) -W error -m docs.generate site build/docs
+
+package: $(VENV)/ready ## wheel and sdist in dist/, installed into an empty environment and tried there
+	$(RUN) -m tests.packaging
 
 clean: ## remove the environment and what was written
 	rm -rf $(VENV) $(OUT) build dist

@@ -64,8 +64,10 @@ def train(
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(RECIPES)}.")] = "memory_reduced",
     iterations: Annotated[int, typer.Option(help="Upper iterations T.")] = 250,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in the folder.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Of the start and of the training episodes; by default 0.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Several, as 0 1 2: a run each, in OUT/seed-0, ...")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the start and of the training episodes; by default 0.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Several seeds, as 0 1 2: a run each, in OUT/seed-0, ...")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the data set's files.")] = None,
     size: Annotated[int | None, typer.Option(help="Side to which image files are resized.")] = None,
     classes: Annotated[
@@ -73,11 +75,13 @@ def train(
     ] = None,
     images_per_class: Annotated[int | None, typer.Option(help="Pictures of each glyph to draw.")] = None,
     embedding: Annotated[str, typer.Option(help=f"One of: {', '.join(EMBEDDINGS)}.")] = "conv4",
-    channels: Annotated[int, typer.Option(help="Of the network (of ResNet12 in its first block; published: 64).")] = 32,
+    channels: Annotated[
+        int, typer.Option(help="Channels of the network (of ResNet12 in its first block; published: 64).")
+    ] = 32,
     way: Annotated[int, typer.Option(help="Classes of an episode.")] = 5,
     shot: Annotated[int, typer.Option(help="Support images of each class.")] = 5,
     queries: Annotated[int, typer.Option(help="Query images of each class in training.")] = 5,
-    evaluation_queries: Annotated[int, typer.Option(help="The same in validation and test.")] = 15,
+    evaluation_queries: Annotated[int, typer.Option(help="Query images of each class in validation and test.")] = 15,
     within_groups: Annotated[bool, typer.Option("--within-groups", help="Episodes of one alphabet each.")] = False,
     rotate_classes: Annotated[bool, typer.Option("--rotate-classes", help="Turned classes are new ones.")] = False,
     crop: Annotated[int, typer.Option(help="Training images shifted by up to so many pixels.")] = 0,
@@ -87,24 +91,32 @@ def train(
         str | None,
         typer.Option(help="Tasks at a time; by default 1 on a CPU; auto: as many as a measurement finds best."),
     ] = None,
-    memory: Annotated[str | None, typer.Option(help="As 2GiB: as many tasks at a time as fit.")] = None,
-    lower_steps: Annotated[int | None, typer.Option(help="K, instead of the recipe's.")] = None,
-    lower_step_size: Annotated[float | None, typer.Option(help="alpha, instead of the recipe's.")] = None,
-    cg_steps: Annotated[int | None, typer.Option(help="N, instead of the recipe's.")] = None,
-    ridge: Annotated[float | None, typer.Option(help="Of the head, instead of the recipe's.")] = None,
-    lasso: Annotated[float | None, typer.Option(help="Of the head, instead of the recipe's.")] = None,
+    memory: Annotated[str | None, typer.Option(help="A budget such as 2GiB: as many tasks at a time as fit.")] = None,
+    lower_steps: Annotated[int | None, typer.Option(help="K lower steps, instead of the recipe's.")] = None,
+    lower_step_size: Annotated[
+        float | None, typer.Option(help="Step size alpha of theta, instead of the recipe's.")
+    ] = None,
+    cg_steps: Annotated[int | None, typer.Option(help="N conjugate-gradient steps, instead of the recipe's.")] = None,
+    ridge: Annotated[float | None, typer.Option(help="Ridge of the head, instead of the recipe's.")] = None,
+    lasso: Annotated[float | None, typer.Option(help="Lasso of the head, instead of the recipe's.")] = None,
     direct: Annotated[bool, typer.Option("--direct", help="Solve for v directly, not by CG.")] = False,
-    low_memory: Annotated[bool, typer.Option("--low-memory", help="Half the memory, a third more time.")] = False,
-    learning_rate: Annotated[float | None, typer.Option(help="Instead of the recipe's.")] = None,
+    low_memory: Annotated[
+        bool, typer.Option("--low-memory", help="Features computed twice: half the memory, a third more time.")
+    ] = False,
+    learning_rate: Annotated[float | None, typer.Option(help="Learning rate of phi, instead of the recipe's.")] = None,
     optimizer: Annotated[str, typer.Option(help=f"One of: {', '.join(OPTIMIZERS)}.")] = "adam",
-    schedule: Annotated[str, typer.Option(help=f"Of the learning rate: {', '.join(SCHEDULES)}.")] = "none",
+    schedule: Annotated[str, typer.Option(help=f"Schedule of the learning rate: {', '.join(SCHEDULES)}.")] = "none",
     decay_every: Annotated[int | None, typer.Option(help="Iterations a step of the schedule; by default T/3.")] = None,
     decay: Annotated[float | None, typer.Option(help="Factor of a step of the schedule; by default 0.1.")] = None,
     bn: Annotated[str, typer.Option(help=f"Batch norm: {', '.join(SEMANTICS)}.")] = "task",
     dtype: Annotated[str, typer.Option(help=f"One of: {', '.join(DTYPES)}.")] = "float32",
     autocast: Annotated[bool, typer.Option("--autocast", help="The network in bfloat16.")] = False,
-    channels_last: Annotated[bool, typer.Option("--channels-last", help="Images so stored; default on a CPU.")] = False,
-    channels_first: Annotated[bool, typer.Option("--channels-first", help="The same for channels first.")] = False,
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="Images stored with their channels last; the default on a CPU.")
+    ] = False,
+    channels_first: Annotated[
+        bool, typer.Option("--channels-first", help="Images stored with their channels first; the default on a GPU.")
+    ] = False,
     recompute_blocks: Annotated[
         bool, typer.Option("--recompute-blocks", help="Blocks of the network keep their inputs alone.")
     ] = False,
@@ -115,9 +127,10 @@ def train(
         bool, typer.Option("--resident", help="Keep all images on the device; default on a GPU with room.")
     ] = False,
     threads: Annotated[
-        str | None, typer.Option(help="Of torch; by default as many as processors; auto: those or one, measured.")
+        str | None,
+        typer.Option(help="Threads of torch; by default as many as processors; auto: those or one, measured."),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
     validate_every: Annotated[int, typer.Option(help="Iterations between validations; 0: none.")] = 50,
     validation_episodes: Annotated[int, typer.Option(help="Fixed episodes of a validation.")] = 100,
     patience: Annotated[int | None, typer.Option(help="End after so many validations without a better one.")] = None,
@@ -126,7 +139,9 @@ def train(
 ) -> None:
     """Train a network on few-shot episodes; the iterate that validates best is kept. Test episodes are not touched.
 
-    Example: python -m convergence train --data glyphs --method memory_reduced --iterations 250 --out runs/first
+    \b
+    Example:
+      python -m convergence train --data glyphs --method memory_reduced --iterations 250 --out runs/first
     """
     wanted = over_seeds.given(seeds, context.args)
     if wanted is not None and seed is not None:
@@ -157,12 +172,14 @@ def evaluate(
         Path | None, typer.Option("--list", help="Instead: the episodes of a saved episodes.npz, all of them.")
     ] = None,
     chunk: Annotated[int | None, typer.Option(help="Episodes at a time; by default as in training.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
     root: Annotated[Path | None, typer.Option(help="Folder of the data set's files, where it has moved.")] = None,
 ) -> None:
     """Judge the phi that validated best on fixed test episodes; print one JSON object, write DIR/evaluation.json.
 
-    Example: python -m convergence evaluate runs/first --episodes 600
+    \b
+    Example:
+      python -m convergence evaluate runs/first --episodes 600
     """
     if listed is not None and (episodes, seed) != (None, None):
         raise ValueError("expected --list or --episodes and --seed, got both")
