@@ -11,7 +11,7 @@ Predicted.
     method of its class improves. (2) Random quadratics: hitting times of the running average at most T_eps, oracle
     calls growing like 1/eps with slope 1 (which tells an exact run from one with a floor, not one rate from
     another). (3) Counted calls equal declared calls, as integers; on softmax heads, without closed forms, an iteration
-    evaluates g K + 2 times a task, f twice, and differentiates grad g once for every product.
+    evaluates g exactly K + 2 times a task, f twice, and differentiates grad g once for every product.
 Measured.
     Runs on Huber that stop at the threshold; one long run on a quadratic, with the calls it counted. In (3) the calls
     are counted twice, by the oracle and behind its back: by the closed forms of a quadratic, and by g, f and hooks in

@@ -14,7 +14,7 @@ Predicted.
     the value where UU' is a fixed point of the iteration (U itself may go on turning within its range), found
     by least squares in numpy. (3) c_i = a_i, S = I, orthogonal heads of second moments m_j: along U = U_* diag(s) O'
     every s_j evolves alone, with one number for theta: s is replayed. For exact theta it grows by
-    w(s) = 2 beta prox^2 m s / (s^2 + prox)^3, so that with F an integral of 1 / w
+    w(s) = 2 beta prox^2 m s / (s^2 + prox)^3, so that, F being an integral of 1 / w,
     F(s_t) = F(s_0) + t + 1/2 ln(w(s_0) / w(s_t)) up to a bounded remainder, and
     |grad Phi|^2 -> sum_j 4 prox^4 m_j^2 (12 beta prox^2 m_j t)^(-5/3).
 Measured.
