@@ -4,7 +4,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 OUT    ?= verdicts
 
-.PHONY: verify paper test lint bench figures pages docs package clean help
+.PHONY: verify paper test lint bench figures gallery pages docs package clean help
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -27,9 +27,11 @@ lint: $(VENV)/ready ## ruff and mypy
 bench: $(VENV)/ready ## speeds as ratios, written to bench.json
 	$(RUN) -m tests.benchmarks
 
-figures: $(VENV)/ready ## redraw every figure in $(OUT)/ from its stored evidence (gathered first where there is none)
-	@test -d $(OUT)/evidence || $(MAKE) verify
-	$(RUN) -m figures $(OUT)
+figures: $(VENV)/ready ## redraw every figure in $(OUT)/ from its stored evidence, or that of docs/gallery/; runs no algorithm
+	$(RUN) -m figures $(if $(wildcard $(OUT)/evidence/*.npz),$(OUT),docs/gallery) --out $(OUT)
+
+gallery: $(VENV)/ready ## the gallery of docs/ and README.md, from $(OUT)/ where it is a run of `make verify`, else from docs/gallery/
+	$(RUN) -m figures.gallery $(if $(wildcard $(OUT)/run.json),--run $(OUT))
 
 pages: $(VENV)/ready ## write the pages of docs/ that come from the code: claims, command line, methods
 	$(RUN) -m docs.generate pages

@@ -21,11 +21,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command(epilog="Exit status: 0 every figure drawn, 2 a folder or a file is missing or cannot be read.")
 def redraw(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that python -m paper_checks wrote.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write instead of there.")] = None,
 ) -> None:
-    """Write DIR/NAME.png and DIR/NAME.svg from DIR/evidence/NAME.npz. No algorithm is run.
+    """Write DIR/NAME.png, DIR/NAME.svg and DIR/NAME.pdf from DIR/evidence/NAME.npz. No algorithm is run.
 
-    Example: python -m figures verdicts
+    Examples: python -m figures verdicts, or, of a fresh clone, python -m figures docs/gallery --out verdicts
     """
+    into = directory if out is None else out
     drawers = {path: named(FIGURES, path.stem, "claim") for path in stored(directory)}
     for path, draw in drawers.items():
         evidence = read(path)
@@ -33,7 +35,8 @@ def redraw(
             figure = draw(evidence)
         except KeyError as error:
             raise ValueError(f"expected evidence named {error} in {path}, got {', '.join(evidence)}") from error
-        for written in save(figure, directory, path.stem):
+        into.mkdir(parents=True, exist_ok=True)
+        for written in save(figure, into, path.stem):
             typer.echo(written)
 
 
