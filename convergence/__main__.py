@@ -1,4 +1,4 @@
-"""`python -m convergence`: solve a problem of the catalogue, train and evaluate few-shot networks."""
+"""`python -m convergence`: solve a problem of the catalogue, train and evaluate few-shot networks, watch a run."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ from convergence.command_line import named
 from convergence.distributed import launched, restarted, run
 from convergence.distributed.ranks import TIMEOUT
 from convergence.files import write_atomically
+from convergence.imported import is_spec, method_of, problem_of
 from convergence.probes import PROBES
 from convergence.training import commands
 from convergence.training.interrupts import Interrupts
+from convergence.watch.command import WATCH_HELP, watch
 from problems import LARGE, PROBLEMS, REAL_DATA, STOCHASTIC, Problem
 
 _INSTANCES = PROBLEMS | LARGE | REAL_DATA | STOCHASTIC
@@ -42,13 +44,19 @@ def group() -> None:
     "130 or 143 interrupted, with --keep when what it had reached was kept."
 )
 def solve(
-    problem: Annotated[str, typer.Argument(help=f"One of: {', '.join(_INSTANCES)}.")],
-    method: Annotated[str, typer.Option(help=f"One of: {', '.join(METHODS)}.")] = "memory_reduced",
+    problem: Annotated[str, typer.Argument(help=f"One of: {', '.join(_INSTANCES)}; or one's own, as MODULE:CLASS.")],
+    method: Annotated[
+        str, typer.Option(help=f"One of: {', '.join(METHODS)}; or one's own, as MODULE:CLASS.")
+    ] = "memory_reduced",
     iterations: Annotated[int, typer.Option(help="Upper iterations T.")] = 1000,
     lower_steps: Annotated[int | None, typer.Option(help="K gradient steps on theta; by default 5.")] = None,
-    lower_step_size: Annotated[float | None, typer.Option(help="alpha; by default 2 / (L + mu).")] = None,
+    lower_step_size: Annotated[
+        float | None, typer.Option(help="Step size alpha of theta; by default 2 / (L + mu).")
+    ] = None,
     cg_steps: Annotated[int | None, typer.Option(help="N conjugate-gradient steps; by default 5.")] = None,
-    upper_step_size: Annotated[float | None, typer.Option(help="beta; by default 1 / (2 L_Phi).")] = None,
+    upper_step_size: Annotated[
+        float | None, typer.Option(help="Step size beta of phi; by default 1 / (2 L_Phi).")
+    ] = None,
     cold: Annotated[bool, typer.Option("--cold", help="Start theta and v anew in every iteration.")] = False,
     accuracy: Annotated[
         float | None, typer.Option(help="Relative error of d to certify, by at most these lower and CG steps.")
@@ -57,15 +65,17 @@ def solve(
         list[str] | None, typer.Option("--set", help="Another field of the method, as FIELD=VALUE; as often as needed.")
     ] = None,
     batch: Annotated[int | None, typer.Option(help="Tasks an iteration; by default all.")] = None,
-    replacement: Annotated[bool, typer.Option("--replacement", help="i.i.d. tasks.")] = False,
+    replacement: Annotated[
+        bool, typer.Option("--replacement", help="Draw tasks i.i.d., not without replacement.")
+    ] = False,
     replicas: Annotated[int | None, typer.Option(help="Independent runs in one batched computation.")] = None,
     stop: Annotated[float | None, typer.Option(help="Stop at this |grad Phi|.")] = None,
     probe_every: Annotated[int, typer.Option(help="Measure |grad Phi| in every so many iterations.")] = 1,
     probe: Annotated[
         list[str] | None, typer.Option(help=f"Measure this as well, as often as needed: {', '.join(PROBES)}.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the instance, the start and the task stream.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of the instance, the start and the task stream.")] = 0,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
     compiled: Annotated[
         bool | None,
         typer.Option(
@@ -85,13 +95,17 @@ def solve(
 ) -> None:
     """Run a method on a problem and print what it reached.
 
-    Examples: python -m convergence solve quadratic --batch 4 --replicas 32 | python -m convergence solve huber |
-    python -m convergence solve quadratic --batch 4 --replicas 4096 --memory 8MiB |
-    torchrun --nproc-per-node=2 --max-restarts=3 -m convergence solve quadratic --batch 4 --keep runs/quadratic
-    (tasks, or replicas, spread over ranks; a restart goes on from what is kept)
+    Under torchrun tasks, or replicas, are spread over ranks, and a restart goes on from what is kept.
+
+    \b
+    Examples:
+      python -m convergence solve huber
+      python -m convergence solve quadratic --batch 4 --replicas 32
+      python -m convergence solve quadratic --batch 4 --replicas 4096 --memory 8MiB
+      torchrun --nproc-per-node=2 -m convergence solve quadratic --batch 4 --keep runs/quadratic
     """
     integer("--seed", seed, least=0)
-    instance: Problem = named(_INSTANCES, problem, "problem")(seed)
+    instance = problem_of(problem, seed) if is_spec(problem) else named(_INSTANCES, problem, "problem")(seed)
     if upper_step_size is None:
         constants = instance.constants
         if constants is None or constants.L_Phi is None:
@@ -163,13 +177,15 @@ _SEVERAL_SEEDS = {"allow_extra_args": True}  # --seeds 0 1 2: the option takes o
 app.command(epilog=commands.TRAIN_HELP, context_settings=_SEVERAL_SEEDS)(commands.train)
 app.command(epilog=commands.EVALUATE_HELP)(commands.evaluate)
 
+app.command(epilog=WATCH_HELP)(watch)
+
 
 _DEFAULTS = {"lower_steps": 5, "cg_steps": 5}  # of methods that have such a field
 
 
 def _method(name: str, options: dict[str, tuple[str, Any]]) -> Method:
     """The method of this name. `options`: field -> what the command line calls it, and the value or None."""
-    make = named(METHODS, name, "method")
+    make = method_of(name) if is_spec(name) else named(METHODS, name, "method")
     has = inspect.signature(make).parameters
     given = {field: value for field, (_, value) in options.items() if value is not None}
     for field in given:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
+import inspect
 import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
+import torch
+
+from convergence.method import Method
+from problems import Problem
+
+_PROTOCOL = ("start", "step", "declared_calls")  # of `Method`
 _SPEC = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")
 
 
@@ -34,7 +41,7 @@ def imported(spec: str, what: str) -> Any:
     ValueError: expected a class in the module fractions, got no 'Fracton' there: did you mean 'Fraction'?
     """
     match = _SPEC.fullmatch(spec)
-    if match is None:
+    if match is None or match["module"].endswith(".py"):
         hint = f": write {spec.replace('.py:', ':').replace('/', '.')}" if ".py:" in spec else ""
         raise ValueError(f"expected {what} as MODULE:NAME, as mypackage.module:MyClass, got {spec!r}{hint}")
     if os.getcwd() not in sys.path and "" not in sys.path:
@@ -59,6 +66,36 @@ def _module(name: str, what: str) -> Any:
         raise ValueError(
             f"expected {what} in a module that can be imported, got {name!r}, which raised {said(error)}"
         ) from error
+
+
+def method_of(spec: str) -> Callable[..., Method]:
+    """What makes the method that `module:Class` names. Raises ValueError where it is none."""
+    make = imported(spec, "a method")
+    if not callable(make):
+        raise ValueError(f"expected a class or a function that makes a method in {spec}, got {make!r}")
+    if inspect.isclass(make) and (lost := [name for name in _PROTOCOL if not callable(getattr(make, name, None))]):
+        raise ValueError(f"expected a method with {', '.join(_PROTOCOL)}, got {spec} without {', '.join(lost)}")
+    return make
+
+
+def problem_of(spec: str, seed: int) -> Problem:
+    """The problem that `module:Name` names: a class or a function that makes one, given the seed if it takes one.
+
+    What it draws from torch's global generator is drawn from `seed`, and leaves the generator as it was.
+    Raises ValueError where there is no such problem, or it cannot be made.
+    """
+    make = imported(spec, "a problem")
+    if not callable(make):
+        raise ValueError(f"expected a class or a function that makes a problem in {spec}, got {make!r}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            problem = make(seed=seed) if "seed" in inspect.signature(make).parameters else make()
+        except Exception as error:  # of the user's constructor
+            raise ValueError(f"expected {spec} to make a problem, got {said(error)}") from error
+    if not isinstance(problem, Problem):
+        raise ValueError(f"expected a problems.Problem from {spec}, got {type(problem).__name__}")
+    return problem
 
 
 def said(error: BaseException, file: str | None = None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -18,15 +17,17 @@ from convergence import MemoryReduced, command_line, resolve_device
 from convergence.arguments import integer
 from convergence.budget import parse
 from convergence.command_line import named
-from convergence.distributed import Ranks, launched
+from convergence.files import locked
+from convergence.imported import method_of
 from paper_checks import CLAIMS, Outcome, Setting, Verdict
 from paper_checks import falsify as search
+from paper_checks.battery import Battery
 from paper_checks.bounds import BOUNDS
-from paper_checks.claim import Claim, silent, worst
-from paper_checks.judging import on_ranks, one_by_one, side_by_side, use_threads
+from paper_checks.claim import worst
+from paper_checks.judging import use_threads
 from paper_checks.output import Output, require_writable
 from paper_checks.report.mathematics import number
-from paper_checks.subject import OwnProblem, applicable, method_of
+from paper_checks.subject import OwnProblem
 
 COLOURS = {Outcome.HOLDS: "green", Outcome.VIOLATED: "bold red", Outcome.INCONCLUSIVE: "yellow"}
 EXIT_CODES = {Outcome.HOLDS: 0, Outcome.VIOLATED: 1, Outcome.INCONCLUSIVE: 3}
@@ -75,15 +76,15 @@ def list_claims() -> None:
 
 @app.command(
     epilog="Exit status: 0 every claim HOLDS, 1 some VIOLATED, 2 wrong usage, 3 none violated but some INCONCLUSIVE, "
-    "70 a claim could not be judged."
+    "70 a claim could not be judged, 130 or 143 interrupted."
 )
 def run(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Claims; all by default.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Claims; all by default.")] = None,
     scale: Annotated[Scale, typer.Option(help="smoke: minutes; paper: more seeds, longer horizons.")] = Scale.smoke,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Of every instance and task stream.")] = 0,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of every instance and task stream.")] = 0,
     threads: Annotated[
-        int, typer.Option(help="Of torch and of numpy on a CPU; small arrays gain nothing from more.")
+        int, typer.Option(help="Threads of torch and numpy on a CPU; small arrays gain nothing from more.")
     ] = 1,
     jobs: Annotated[int, typer.Option(help="Claims at a time, each in a process of its own.")] = 1,
     method: Annotated[
@@ -93,17 +94,42 @@ def run(
         str | None, typer.Option(metavar="MODULE:CLASS", help="Of one's own, judged in the place of the claims' own.")
     ] = None,
     memory: Annotated[
-        str | None, typer.Option(help="As 2GiB: of every run within a claim, a few replicas or tasks at a time.")
+        str | None,
+        typer.Option(help="A budget such as 2GiB for every run within a claim: a few replicas or tasks at a time."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for verdicts.json, report.html, figures, evidence.")] = Path(
         "verdicts"
     ),
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run in the folder, of the same options and versions: nothing that was kept is "
+            "measured again. Claims that are named are added to it.",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Lose a run at paper scale that is in the folder, which is refused otherwise. "
+            "One at smoke scale is replaced without asking.",
+        ),
+    ] = False,
 ) -> None:
     """Run claims, judge them and their controls, write the report.
 
-    Examples: python -m paper_checks | python -m paper_checks cg_rate memory --out two |
-    python -m paper_checks --method mypackage.module:MyMethod (every claim that can judge it; why not, of the others) |
-    torchrun --nproc-per-node=2 -m paper_checks (claims spread over ranks; torchrun makes 1 of every status but 0)
+    Interrupted, killed or out of disk, a run goes on with --resume, and ends with the same evidence bit for bit.
+
+    --method runs every claim that can judge the class, and says why not of the others. Under torchrun the claims are
+    spread over ranks; it makes 1 of every exit status but 0.
+
+    \b
+    Examples:
+      python -m paper_checks
+      python -m paper_checks cg_rate memory --out two
+      python -m paper_checks --method mypackage.module:MyMethod
+      torchrun --nproc-per-node=2 -m paper_checks
     """
     resolve_device(device)
     use_threads(integer("--threads", threads, least=1))
@@ -119,58 +145,35 @@ def run(
         method=MemoryReduced if method is None else method_of(method),
         problem=None if problem is None else OwnProblem(problem, seed),
     )
-    claims, apart = applicable(setting, names or ())
-    jobs = min(jobs, len(claims))
-    with launched(device) as ranks:
-        if ranks.size > 1 and jobs > 1:
-            raise ValueError(f"expected no --jobs where torchrun has started {ranks.size} processes, got {jobs}")
-        if not ranks.first:
-            deque(on_ranks(claims, setting, silent, ranks), maxlen=0)  # rank 0 hears of them
-            raise typer.Exit(0)
-        output = Output(out, [claim.name for claim in claims])
-        verdicts = _reported(claims, apart, setting, output, ranks, jobs, threads)
-    raise typer.Exit(EXIT_CODES[worst(verdict.outcome for verdict in verdicts)])
-
-
-def _reported(
-    claims: list[Claim],
-    apart: dict[str, str],
-    setting: Setting,
-    output: Output,
-    ranks: Ranks,
-    jobs: int,
-    threads: int,
-) -> list[Verdict]:
-    """The verdicts, printed and written down as they come."""
-    console = Console()
-    verdicts: list[Verdict] = []
+    if resume and overwrite:
+        raise ValueError("expected --resume or --overwrite, got both")
+    console = Console(quiet=command_line.own_rank() > 0)
     with console.status("") as status:
-        if ranks.size > 1:
-            judged = on_ranks(claims, setting, status.update, ranks)
-        elif jobs == 1:
-            judged = one_by_one(claims, setting, status.update)
-        else:
-            judged = side_by_side(claims, setting, status.update, jobs=jobs, threads=threads)
-        for claim, verdict, evidence in judged:
-            output.add(claim, verdict, evidence)
-            output.write(setting)  # after each claim: what is finished is kept
-            verdicts.append(verdict)
+
+        def heard(verdict: Verdict) -> None:
             colour = COLOURS[verdict.outcome]
-            console.print(f"[{colour}]{verdict.outcome:<13}[/] {claim.name} ({verdict.seconds:.1f} s)", highlight=False)
-    order = {claim.name: place for place, claim in enumerate(claims)}
-    verdicts.sort(key=lambda verdict: order[verdict.claim])
-    console.print(_table(verdicts, wide=console.width >= 110))
+            console.print(
+                f"[{colour}]{verdict.outcome:<13}[/] {verdict.claim} ({verdict.seconds:.1f} s)", highlight=False
+            )
+
+        battery = Battery(names or (), setting, out, jobs, threads, resume, overwrite)
+        output, apart = battery.run(status.update, heard)
+    _report(console, output, apart)
+    raise typer.Exit(EXIT_CODES[worst(verdict.outcome for verdict in output.verdicts)])
+
+
+def _report(console: Console, output: Output, apart: dict[str, str]) -> None:
+    console.print(_table(output.verdicts, wide=console.width >= 110))
     for name, sentence in apart.items():
         console.print(f"[dim]not judged[/]  {name}: {escape(sentence)}", highlight=False)
     console.print(f"{output.folder / 'report.html'}", soft_wrap=True)
-    return verdicts
 
 
 @app.command(epilog="Exit status: 0 no bound is exceeded, 1 one is, 2 wrong usage.")
 def falsify(
     claim: Annotated[str, typer.Argument(metavar="CLAIM", help="A claim that states a bound.")],
     budget: Annotated[float, typer.Option(help="Seconds of search for each bound of the claim.")] = 60.0,
-    seed: Annotated[int, typer.Option(help="Of the search.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
     replay: Annotated[
         Path | None, typer.Option(help="Measure the instances of this file again, search nothing.")
     ] = None,
@@ -178,7 +181,10 @@ def falsify(
 ) -> None:
     """Search the instances that a bound covers for the largest measured / bound.
 
-    Examples: python -m paper_checks falsify cg_rate --budget 20 | ... falsify cg_rate --replay worst/cg_rate.json
+    \b
+    Examples:
+      python -m paper_checks falsify cg_rate --budget 20
+      python -m paper_checks falsify cg_rate --replay worst/cg_rate.json
     """
     bounds = named(BOUNDS, claim, "claim with a bound")
     use_threads(1)
@@ -195,8 +201,9 @@ def falsify(
             console.print(f"{ratio:.9f} (found {worst.ratio:.9f})  {worst.bound}, {_cell(worst)}", highlight=False)
         raise typer.Exit(int(any(replace(w, ratio=r).exceeds for w, r in zip(found, again, strict=True))))
     require_writable(out)  # before anything is searched
-    found = [_search(console, claim, bound, budget, seed) for bound in bounds]
-    search.save(found, bounds, out / f"{claim}.json")
+    with locked(out):
+        found = [_search(console, claim, bound, budget, seed) for bound in bounds]
+        search.save(found, bounds, out / f"{claim}.json")
     console.print(f"{out / f'{claim}.json'}", soft_wrap=True)
     raise typer.Exit(int(any(worst.exceeds for worst in found)))
 

@@ -14,12 +14,11 @@ from convergence.catalogue import METHODS
 from convergence.checkpoints import digest
 from convergence.command_line import named
 from convergence.declared import Declared
-from convergence.imported import imported, said
+from convergence.imported import problem_of
 from paper_checks.claim import ALGORITHM, DECLARED, Claim, Setting
 from paper_checks.method_laws import LAWS
 from problems import Problem
 
-PROTOCOL = ("start", "step", "declared_calls")  # of convergence.Method
 # The fields that the claims on methods by name give values to; others need defaults
 FIELDS = frozenset(ALGORITHM) | {
     "linear_step_size", "terms", "multiplier", "radius", "period", "averaging",
@@ -27,44 +26,16 @@ FIELDS = frozenset(ALGORITHM) | {
 }  # fmt: skip
 
 
-def method_of(spec: str) -> Callable[..., Any]:
-    """The method that `module:Class` names. Raises ValueError where it is none."""
-    make = imported(spec, "a method")
-    if not callable(make):
-        raise ValueError(f"expected a class or a function that makes a method in {spec}, got {make!r}")
-    if inspect.isclass(make) and (lost := [name for name in PROTOCOL if not callable(getattr(make, name, None))]):
-        raise ValueError(f"expected a method with {', '.join(PROTOCOL)}, got {spec} without {', '.join(lost)}")
-    return make
-
-
 @dataclass(frozen=True)
 class OwnProblem:
-    """The problem that `module:Class` names, in float64: `OwnProblem(spec, seed)()`.
-
-    What its constructor draws from torch's global generator is drawn from `seed`; one that takes a seed is given it.
-    Raises ValueError where there is no such problem, or it cannot be made.
-    """
+    """Makes the problem that `module:Class` names, in float64: `imported.problem_of(spec, seed)`."""
 
     spec: str
     seed: int
 
     def __call__(self) -> Problem:
-        """Made anew."""
-        make = imported(self.spec, "a problem")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            problem = make if isinstance(make, Problem) else self._made(make)
-        if not isinstance(problem, Problem):
-            raise ValueError(f"expected a problems.Problem from {self.spec}, got {type(problem).__name__}")
-        return problem.to(dtype=torch.float64)
-
-    def _made(self, make: Any) -> Any:
-        if not callable(make):
-            raise ValueError(f"expected a class or a function that makes a problem in {self.spec}, got {make!r}")
-        try:
-            return make(seed=self.seed) if "seed" in inspect.signature(make).parameters else make()
-        except Exception as error:  # of the user's constructor
-            raise ValueError(f"expected {self.spec} to make a problem, got {said(error)}") from error
+        """Made anew, the same each time. Raises ValueError where there is no such problem, or it cannot be made."""
+        return problem_of(self.spec, self.seed).to(dtype=torch.float64)
 
     def __str__(self) -> str:
         return self.spec

@@ -222,3 +222,29 @@ def test_what_cannot_be_kept_is_refused(monkeypatch, capsys, tmp_path, options, 
     code, _, error = call(monkeypatch, capsys, "quadratic", "--iterations", 2, *named)
     assert code == 2
     assert re.search(sentence, error)
+
+
+OWN = "tests.paper_checks.own"
+
+
+def test_a_problem_and_a_method_of_one_s_own_are_solved_by_name(monkeypatch, capsys, tmp_path):
+    out = tmp_path / "result.json"
+    options = ("--upper-step-size", 0.5, "--lower-step-size", 0.5, "--iterations", 60, "--out", out)
+    code, printed, error = call(monkeypatch, capsys, f"{OWN}:Means", "--method", f"{OWN}:Mine", *options)
+    assert code == 0, error
+    assert f"{OWN}:Mine on {OWN}:Means" in printed
+    assert json.loads(out.read_text())["trace"]["grad_norm_sq"][-1] < 1e-20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((f"{OWN}:Mean",), "did you mean 'Means'"),
+        (("quadratic", "--method", f"{OWN}:Means"), "expected a method with start, step, declared_calls"),
+        (("no_such:Thing",), "there is no module 'no_such'"),
+    ],
+)
+def test_what_is_none_is_refused_in_a_sentence(monkeypatch, capsys, arguments, sentence):
+    code, _, error = call(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert sentence in error
