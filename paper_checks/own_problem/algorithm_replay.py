@@ -57,7 +57,7 @@ def run(setting: Setting) -> Evidence:
     """Measured and predicted iterates of every cell, (cells, runs, T + 1, r); the last run is without replicas."""
     some = judged(setting, MANY)
     few, alpha = SomeTasks.of(some, POOL), lower_step_size(setting, some)
-    beta, each = _upper_step_size(setting, few, alpha)
+    beta, each = upper_step_size(setting, few, alpha)
     T = affordable(30 * each, setting.pick(0.3, 3.0), least=3, most=setting.pick(12, 20))
     evidence: Evidence = {}
     for name, problem, cells in (("few", few, _cells(few.tasks)), ("many", some, _many(some.tasks))):
@@ -116,7 +116,7 @@ def lower_step_size(setting: Setting, problem: SomeTasks) -> float:
     return 1 / (2 * sum(extremes(single, x, single.theta0(x))))
 
 
-def _upper_step_size(setting: Setting, problem: SomeTasks, alpha: float) -> tuple[float, float]:
+def upper_step_size(setting: Setting, problem: SomeTasks, alpha: float) -> tuple[float, float]:
     """beta, by which phi moves a hundredth of its length or of one in the first step; about the seconds of a step."""
     method = MemoryReduced(lower_steps=2, lower_step_size=alpha, cg_steps=2, upper_step_size=1.0)
     (phi,), oracle = points(problem, setting.seed, 1), Oracle(problem)
