@@ -1,0 +1,307 @@
+"""What the files of a run say of it: how far it is, what was measured, who is at work, how it ended."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from convergence.files import at_work
+from convergence.progress import END, Row
+from convergence.training import seeds as over_seeds
+from convergence.watch.series import Series
+from convergence.watch.tail import Tail
+
+State = Literal["running", "finished", "interrupted", "failed", "killed"]
+_ENDED: dict[Any, State] = {"finished": "finished", "stopped": "interrupted", "failed": "failed"}
+_RECENT = 256  # rows of which the rate is
+_MESSAGES = 5
+_KEPT = "kept, from here it can go on"
+_SILENT = 30.0  # seconds in which a process of another machine has written nothing: it may be at work no longer
+
+
+class Quantity(NamedTuple):
+    """What a field of a row is called; `root`: shown is the square root; `share`: shown in per cent."""
+
+    label: str
+    root: bool = False
+    share: bool = False
+
+
+QUANTITIES = {
+    "loss": Quantity("loss"),
+    "value": Quantity("Phi"),
+    "gap": Quantity("Phi - Phi*"),
+    "grad_norm_sq": Quantity("|grad Phi|", root=True),
+    "direction_norm": Quantity("|d|"),
+    "direction_norm_sq": Quantity("|d|", root=True),
+    "certified_direction_error": Quantity("certified |d - grad Phi|"),
+    "direction_error_sq": Quantity("|d - grad Phi|", root=True),
+    "distance_sq": Quantity("|phi - phi*|", root=True),
+    "learning_rate": Quantity("learning rate"),
+    "validation_accuracy": Quantity("validation", share=True),
+    "validation_gradient_ratio": Quantity("|grad g| / its start"),
+}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run stands: its state, and why in a sentence."""
+
+    state: State
+    why: str
+
+
+class Watched(ABC):
+    """A folder that is looked at again and again."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @abstractmethod
+    def look(self, *, within: float = math.inf) -> None:
+        """Read what has come since the last look, for about so many seconds. Raises OSError."""
+
+    @property
+    @abstractmethod
+    def running(self) -> bool:
+        """Whether anybody is at work."""
+
+    @property
+    def behind(self) -> int:
+        """Bytes that are there and not read yet."""
+        return 0
+
+
+class RunWatched(Watched):
+    """One run: `train` writes metrics.jsonl, `solve --keep` progress.jsonl, both config.json, end.json and the lock.
+
+    iteration, iterations   completed, and asked for (None: unknown)
+    series                  field -> what was measured, the fields of `QUANTITIES`
+    last                    field -> the last value that was not null of any other field: calls, peak_bytes, ...
+    messages                the last of what is worth a line
+    """
+
+    def __init__(self, folder: Path, log: str):
+        super().__init__(folder)
+        self._tail = Tail(folder / log)
+        self.config: dict[str, Any] = {}
+        self.stands = Ended("interrupted", "")
+        self._looks, self._grew = 0, -math.inf
+        self._forget()
+
+    def _forget(self) -> None:
+        self.iteration = 0
+        self.series = {field: Series() for field in QUANTITIES}
+        self.last: dict[str, Any] = {}
+        self.messages: deque[str] = deque(maxlen=_MESSAGES)
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT)
+
+    # ---- what it says
+
+    @property
+    def running(self) -> bool:
+        """Whether a process is at work in the folder."""
+        return self.stands.state == "running"
+
+    @property
+    def behind(self) -> int:
+        """Bytes of the log that are not read yet."""
+        return self._tail.behind
+
+    @property
+    def iterations(self) -> int | None:
+        """How many were asked for."""
+        plan = self.config.get("plan")
+        found = plan.get("iterations") if isinstance(plan, dict) else self.config.get("iterations")
+        return found if isinstance(found, int) else None
+
+    @property
+    def title(self) -> str:
+        """The method and the problem or the data."""
+        labels, config = self.config.get("labels"), self.config
+        if isinstance(labels, dict) and {"method", "data"} <= labels.keys():
+            return f"{labels['method']} on {labels['data']}"
+        method = config["recipe"].get("method") if isinstance(config.get("recipe"), dict) else config.get("method")
+        names = [thing.get("type") for thing in (method, config.get("problem")) if isinstance(thing, dict)]
+        return " on ".join(str(name) for name in names)
+
+    @property
+    def rate(self) -> float | None:
+        """Iterations a second, over the last rows."""
+        if len(self._recent) < 2:
+            return None
+        (first, began), (last, ended) = self._recent[0], self._recent[-1]
+        return (last - first) / (ended - began) if ended > began and last > first else None
+
+    @property
+    def seconds(self) -> float | None:
+        """That it has run, pauses left out."""
+        return self.last.get("seconds")
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to the end at this rate; None where it does not run."""
+        if not self.running or self.iterations is None or self.rate is None:
+            return None
+        return max(0, self.iterations - self.iteration) / self.rate
+
+    @property
+    def silent(self) -> float:
+        """Seconds since the last line was written."""
+        try:
+            return max(0.0, time.time() - self._tail.path.stat().st_mtime)
+        except OSError:
+            return 0.0
+
+    # ---- reading
+
+    def look(self, *, within: float = math.inf) -> None:
+        """Read the lines that have come, and whether anybody is at work."""
+        self.config = _read(self.folder / "config.json") or self.config
+        anew, rows = self._tail.read(within=within)
+        if anew:
+            self._forget()
+        for row in rows:
+            self._take(row)
+        if rows and self._looks > 0:
+            self._grew = time.monotonic()
+        self._looks += 1
+        self.stands = self._ended()
+
+    def _take(self, row: Row) -> None:
+        self.iteration = max(self.iteration, row["iteration"])
+        for field, value in row.items():
+            if field in QUANTITIES:
+                if isinstance(value, (int, float)) and math.isfinite(value):
+                    self.series[field].add(math.sqrt(max(0.0, value)) if QUANTITIES[field].root else value)
+            elif value is not None:
+                self.last[field] = value
+        if isinstance(row.get("seconds"), (int, float)):
+            self._recent.append((self.iteration, row["seconds"]))
+        for message in _worth_a_line(row):
+            if self.messages and {self.messages[-1].split(": ")[1], message.split(": ")[1]} == {_KEPT}:
+                self.messages.pop()  # one of them says enough
+            self.messages.append(message)
+
+    def _ended(self) -> Ended:
+        if (process := at_work(self.folder)) is not None:
+            return Ended("running", f"process {process}")
+        noted = _read(self.folder / END)
+        if noted is not None and noted.get("end") in _ENDED:
+            return Ended(_ENDED[noted["end"]], str(noted.get("message", "")))
+        try:
+            process_gone = (self.folder / ".lock").read_text().strip()
+        except OSError:
+            process_gone = ""
+        if process_gone and time.monotonic() - self._grew < _SILENT:
+            return Ended("running", f"process {process_gone}, not of this machine")
+        if process_gone:
+            return Ended("killed", f"process {process_gone} is no longer running")
+        if self.iterations is not None and self.iteration >= self.iterations:
+            return Ended("finished", "all iterations that were asked for")
+        return Ended("interrupted", "it said nothing of its end")
+
+
+class Seeds(Watched):
+    """Several runs that differ in their seed alone, in DIR/seed-0, DIR/seed-1, ...: also those that are to come."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self.runs: dict[str, RunWatched] = {}
+
+    def look(self, *, within: float = math.inf) -> None:
+        """Look at each of them."""
+        for path in over_seeds.folders(self.folder):
+            if path.name not in self.runs and (path / "metrics.jsonl").exists():
+                self.runs[path.name] = RunWatched(path, "metrics.jsonl")
+        for run in self.runs.values():
+            run.look(within=within / len(self.runs))
+
+    @property
+    def running(self) -> bool:
+        """Whether any of them is."""
+        return any(run.running for run in self.runs.values())
+
+    @property
+    def behind(self) -> int:
+        """Of all their logs."""
+        return sum(run.behind for run in self.runs.values())
+
+
+class Battery(Watched):
+    """A run of `paper_checks`, which writes progress.json.
+
+    claims   name -> state ("waiting", "running", "finished"), measuring, outcome, seconds
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self.claims: dict[str, Mapping[str, Any]] = {}
+        self.stands = Ended("interrupted", "")
+        self.updated = ""
+
+    def look(self, *, within: float = math.inf) -> None:
+        """Read the file, which is replaced as a whole."""
+        found = _read(self.folder / "progress.json") or {}
+        self.claims = {name: claim for name, claim in found.get("claims", {}).items() if isinstance(claim, dict)}
+        self.updated = str(found.get("updated", ""))
+        state, process = found.get("state"), at_work(self.folder)
+        if process is not None:
+            self.stands = Ended("running", f"process {process}")
+        elif state in ("finished", "interrupted", "failed"):
+            self.stands = Ended(state, str(found.get("message", "")))
+        else:
+            self.stands = Ended("killed", f"process {found.get('pid')} is no longer running")
+
+    @property
+    def running(self) -> bool:
+        """Whether claims are being judged."""
+        return self.stands.state == "running"
+
+
+def watched(folder: Path) -> Watched:
+    """What is in the folder, not yet looked at. Raises ValueError where there is no run in it."""
+    if not folder.is_dir():
+        raise ValueError(f"expected the folder of a run, got {folder}, which is none")
+    for log in ("metrics.jsonl", "progress.jsonl"):
+        if (folder / log).is_file():
+            return RunWatched(folder, log)
+    if any((path / "metrics.jsonl").is_file() for path in over_seeds.folders(folder)):
+        return Seeds(folder)
+    if (folder / "progress.json").is_file():
+        return Battery(folder)
+    raise ValueError(
+        "expected a folder that train, solve --keep or paper_checks writes (with metrics.jsonl, progress.jsonl or "
+        f"progress.json), got {folder} without"
+    )
+
+
+def _worth_a_line(row: Row) -> list[str]:
+    said, at = [], f"iteration {row['iteration']}"
+    if row.get("breakdowns"):
+        said.append(f"{at}: CG broke down in {row['breakdowns']} tasks")
+    if "compile_seconds" in row:
+        said.append(f"{at}: compiled in {row['compile_seconds']} s")
+    if isinstance(accuracy := row.get("validation_accuracy"), float):
+        half = row.get("validation_ci95")
+        within = "" if half is None else f" +- {100 * half:.1f}"
+        said.append(f"{at}: validation {100 * accuracy:.1f}{within} %")
+    if row["iteration"] > 0 and row.keys() == {"iteration", "calls", "seconds"}:
+        said.append(f"{at}: {_KEPT}")
+    return said
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The object in the file; None where there is none, or not yet."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
