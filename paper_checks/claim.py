@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import ModuleType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +18,21 @@ from scipy import stats
 
 from convergence import MemoryReduced, ReferenceFailed, RunFailed
 from convergence.budget import TooLittleMemory
+from convergence.files import NotWritten
 from convergence.imported import said
 from convergence.rates import Mean, Slope, hotelling
 from convergence.training import TrainingFailed
+from paper_checks.cells import CellChanged, Cells
 from problems import Problem
 
 Array = npt.NDArray[Any]
 Evidence = dict[str, Array]  # named arrays: all that judge and figure may look at
 Scale = Literal["smoke", "paper"]
+P = ParamSpec("P")
 T = TypeVar("T")
 ALGORITHM = ("lower_steps", "lower_step_size", "cg_steps", "upper_step_size", "warm_start")  # fields of the paper's
 DECLARED = "declared"  # what a method says of itself
+_OF_THE_MACHINE = (TooLittleMemory, NotWritten, CellChanged)  # and not of what is judged
 _FAILURES = (RunFailed, ReferenceFailed, TrainingFailed)  # of a run, not of the code that runs it
 
 
@@ -60,7 +64,7 @@ class Setting:
     `memory` is a budget for every run of `convergence.run`, such as "2GiB".
     `method` is called with lower_steps, lower_step_size, cg_steps, upper_step_size, warm_start.
     `problem` makes the problem that the claims of `paper_checks.own_problem` judge; the others choose theirs.
-    `report` hears what is being measured, see `track`.
+    `report` hears what is being measured, see `track`; `cells` is where it is kept, see `kept`.
     """
 
     scale: Scale = "smoke"
@@ -70,6 +74,7 @@ class Setting:
     problem: Callable[[], Problem] | None = None
     memory: str | None = None
     report: Callable[[str], None] = field(default=silent, repr=False, compare=False)
+    cells: Cells | None = field(default=None, repr=False, compare=False)
 
     @property
     def own(self) -> Any:
@@ -85,6 +90,19 @@ class Setting:
         for k, cell in enumerate(cells, 1):
             self.report(f"{what}, {k} of {len(cells)}")
             yield cell
+
+    def kept(self, measure: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        """measure(*arguments, **options): arrays, numbers and strings in dicts, lists and tuples.
+
+        For what takes a minute at paper scale: a run that goes on does not measure it again, see `cells.Cells`.
+        """
+        if self.cells is None:
+            return measure(*arguments, **options)
+        return self.cells.kept(measure, *arguments, **options)
+
+    def within(self, part: str) -> Setting:
+        """The same for a part of a claim, which keeps what it measures apart from that of others."""
+        return replace(self, cells=self.cells and self.cells.within(part))
 
 
 def title_of(make: Any) -> str:
@@ -212,20 +230,21 @@ class Claim:
         comparisons: list[Comparison] = []
         failure = ""
         try:
-            evidence = self.run(setting)
+            evidence = self.run(setting.within("run"))
             comparisons = self.judge(evidence)
         except _FAILURES as error:
             failure = f"the run ended with {error}"
         except Exception as error:
-            if setting.own is None or isinstance(error, TooLittleMemory):
+            if setting.own is None or isinstance(error, _OF_THE_MACHINE):
                 raise
             comparisons = [missing("the run", math.nan, f"could not be judged: it raised {said(error)}")]
         try:
-            control = self.judge(self.control(replace(setting, method=MemoryReduced)))  # its errors are its own
+            # Its errors are its own
+            control = self.judge(self.control(replace(setting.within("control"), method=MemoryReduced)))
         except _FAILURES as error:
             control = [_compare("the control's run", math.nan, "finishes", 0.0, Outcome.VIOLATED, str(error))]
         except Exception as error:
-            if setting.problem is None or isinstance(error, TooLittleMemory):
+            if setting.problem is None or isinstance(error, _OF_THE_MACHINE):
                 raise
             control = [missing("the control's run", math.nan, f"could not be judged: it raised {said(error)}")]
         seconds = time.perf_counter() - began

@@ -1,6 +1,6 @@
 """Evidence on disk: what a run of the battery found, whole and as it was written, or refused in a sentence.
 
-    DIR/run.json             what was asked for: schema, claims, setting, versions, sha256
+    DIR/run.json             what was asked for: schema, claims, names, setting, versions, sha256
     DIR/evidence/NAME.npz    the arrays that a claim was judged by
     DIR/evidence/NAME.json   schema, claim, setting, versions, verdict, arrays (shape, dtype, sha256 of each),
                              evidence (sha256 of the arrays, those of seconds aside), sha256 (of all in this file)
@@ -70,18 +70,42 @@ def load_run(folder: Path) -> Run:
 # ---- what was asked for
 
 
-def begin(folder: Path, claims: Sequence[str], asked: Mapping[str, Any]) -> None:
-    """Write run.json: the claims to come, in the order of the report, and what `asked_for` says of their setting."""
-    header = {"schema": SCHEMA, "claims": list(claims), "setting": dict(asked), "versions": versions()}
+def begin(folder: Path, claims: Sequence[str], asked: Mapping[str, Any], names: Sequence[str] = ()) -> None:
+    """Write run.json: the claims to come, in the order of the report, and what `asked_for` says of their setting.
+
+    names   those that were asked for by name; none: all that apply
+    """
+    header = {
+        "schema": SCHEMA,
+        "claims": list(claims),
+        "names": list(names),
+        "setting": dict(asked),
+        "versions": versions(),
+    }
     write_atomically(folder / RUN, sealed(header))
 
 
 def read_header(folder: Path) -> dict[str, Any]:
     """What `begin` wrote. Raises ValueError where there is no such file, or it is not as it was written."""
     header = opened(folder / RUN)
-    if not isinstance(header.get("claims"), list) or not isinstance(header.get("setting"), dict):
-        raise ValueError(f"expected the claims and the setting of a run in {folder / RUN}, got neither")
+    claims, names = header.get("claims"), header.get("names")
+    plain = (
+        isinstance(claims, list) and isinstance(names, list) and all(str(x).isidentifier() for x in (*claims, *names))
+    )
+    if not plain or not isinstance(header.get("setting"), dict) or not isinstance(header.get("versions"), dict):
+        raise ValueError(f"expected the setting and the versions of a run in {folder / RUN}, got others")
     return header
+
+
+def names_to_resume(folder: Path, names: Sequence[str]) -> list[str]:
+    """The claims by name of a run that goes on: those of the run and these; none where it is of all that apply.
+
+    Raises ValueError where there is no run in the folder, or its run.json is not as it was written.
+    """
+    if not (folder / RUN).exists():
+        raise ValueError(f"expected a run to resume in {folder}, got none: start without --resume")
+    held = read_header(folder)["names"]
+    return list(dict.fromkeys([*held, *names])) if held else []
 
 
 def asked_for(setting: Setting) -> dict[str, Any]:

@@ -55,6 +55,11 @@ class Progress:
         if time.monotonic() - self._written >= _EVERY:
             self.write()
 
+    def finish(self) -> None:
+        """Every claim is finished."""
+        self.cells.remove()
+        self.write("finished")
+
     def write(self, state: State = "running", message: str = "") -> None:
         """Write the file."""
         self._written = time.monotonic()

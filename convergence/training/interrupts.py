@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a wish that a loop can ask for."""
+"""SIGTERM and SIGINT as a wish that a loop can ask for, or as an exception wherever the process is."""
 
 from __future__ import annotations
 
@@ -34,3 +34,27 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+class Ended(BaseException):
+    """SIGTERM or SIGINT, wherever the process was; no `except Exception` stops it on its way."""
+
+    def __init__(self, received: signal.Signals):
+        super().__init__(received.name)
+        self.received = received
+
+
+class Ending(Interrupts):
+    """While active, the first SIGTERM or SIGINT raises Ended; the next one does what it always did.
+
+    Code in C that swallows exceptions of callbacks may swallow this one: `check` raises it again.
+    """
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        super()._note(number, frame)
+        self.check()
+
+    def check(self) -> None:
+        """Raise Ended where there was a signal."""
+        if self.received is not None:
+            raise Ended(self.received)

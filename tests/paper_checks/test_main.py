@@ -39,10 +39,13 @@ def test_a_run_writes_verdicts_report_figures_and_evidence(monkeypatch, capsys, 
     assert verdict["measured"] == pytest.approx(verdict["predicted"], rel=1e-6)
     written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert written == {
+        "run.json",
+        "progress.json",
         "verdicts.json",
         "report.html",
         "cg_rate.png",
         "cg_rate.svg",
+        "cg_rate.pdf",
         "evidence/cg_rate.json",
         "evidence/cg_rate.npz",
     }
