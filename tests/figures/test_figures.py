@@ -10,14 +10,18 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
 from figures import FIGURES, deterministic_exact, sublinear_rate
+from figures.gallery import GALLERY, ROOT
 from figures.style import BLACK, FULL_WIDTH, darker
 from paper_checks import CLAIMS, Setting
+from paper_checks.evidence import read_arrays
 from paper_checks.sublinear_rate import FAMILIES
 from tests.figures.evidence import MAKERS, make
 
 SIZES = (1, 6)  # one horizon a series, and about as many as the claims have
+STORED = 0  # in place of a size: what `make verify` found
 # Measured quantities, and where each is what a figure predicts on its own, the law that predicts it
 MEASURED = {
     "algorithm_replay": ("quadratic_phi", "heads_phi", "representation_phi", "two_tensors_phi"),
@@ -83,7 +87,7 @@ every_size = pytest.mark.parametrize("n", SIZES)
 
 @cache
 def drawn(claim: str, n: int) -> Figure:
-    return FIGURES[claim](make(claim, n))
+    return FIGURES[claim](make(claim, n) if n else read_arrays(ROOT / GALLERY, claim))
 
 
 def legends(figure: Figure) -> list[Legend]:
@@ -115,7 +119,8 @@ def visible_texts(figure: Figure):
             low, high = sorted(axis.get_view_interval())
             ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
             texts += [tick.label1 for tick in ticks if low <= tick.get_loc() <= high and tick.label1.get_visible()]
-    return [(text, text.get_window_extent()) for text in texts if text.get_text()]
+    # Of an annotation, not its arrow
+    return [(text, Text.get_window_extent(text)) for text in texts if text.get_text()]
 
 
 def test_every_claim_has_a_figure_and_every_figure_a_claim():
@@ -231,7 +236,7 @@ def test_both_samplings_lie_on_one_line_over_the_variance_factor():
 
 
 # Both in one test: the layout, which is most of the time, is made once
-@every_size
+@pytest.mark.parametrize("n", [1, STORED])
 @every_claim
 def test_no_text_is_small_or_covered_or_cut_off_and_no_legend_covers_data(claim, n):
     figure = drawn(claim, n)
@@ -262,3 +267,47 @@ def test_drawing_leaves_the_evidence_and_pyplot_alone(claim):
         array.flags.writeable = False
     FIGURES[claim](evidence)
     assert Gcf.get_num_fig_managers() == 0
+
+
+# array of names -> the arrays with a row for each of them; what else has a row for each method by another name
+OWN = {
+    "method_bias": {"methods": ("methods_counts", "methods_d", "methods_law"), "random": ("random_d", "random_law")},
+    "method_rates": {
+        "worst": ("worst_iterates",),
+        "noisy": ("noisy_mean", "noisy_rate", "noisy_attained"),
+        "sum": ("sum_mean", "sum_late"),
+    },
+}
+
+
+def with_own(claim: str) -> dict[str, np.ndarray]:
+    """The evidence with a further method, "Mine", that does as the first of each table does."""
+    evidence = make(claim, 6)
+    if claim == "method_comparison":
+        count = len(evidence["methods"])
+        rows = [name for name, array in evidence.items() if array.ndim and len(array) == count]
+        tables = {"methods": tuple(name for name in rows if name not in ("methods", "titles", "exact", "grid"))}
+        evidence["exact"] = np.append(evidence["exact"], True)
+        evidence["titles"] = np.append(evidence["titles"], "My method")
+        evidence["methods"] = np.append(evidence["methods"], "Mine")
+    else:
+        tables = OWN[claim]
+        for table in tables:
+            evidence[f"{table}_names"] = np.append(evidence[f"{table}_names"], "Mine")
+    for name in (name for names in tables.values() for name in names):
+        evidence[name] = np.concatenate([evidence[name], evidence[name][:1]])
+    return evidence
+
+
+@pytest.mark.parametrize("claim", ["method_bias", "method_rates", "method_comparison"])
+def test_a_method_of_ones_own_is_drawn_black_under_its_name(claim):
+    figure = FIGURES[claim](with_own(claim))
+    rows = [text for axes in figure.axes for text in axes.get_yticklabels()]
+    said = {text.get_text() for text in [*rows, *(text for legend in legends(figure) for text in legend.get_texts())]}
+    assert said & {"Mine", "My method"}
+    drawn_black = [axes for axes in figure.axes if any(line.get_marker() == "*" for line in own_lines(axes))]
+    assert len(drawn_black) >= {"method_bias": 2, "method_rates": 4, "method_comparison": 8}[claim]
+
+
+def own_lines(axes):
+    return [line for line in axes.lines if to_rgb(line.get_color()) == to_rgb(BLACK) and not line.is_dashed()]
