@@ -193,7 +193,7 @@ def _law(family: str, seed: int, cell: Cell, T: int, replicas: int) -> Array:
 def _measured(setting: Setting, family: str, cell: Cell, T: int, replicas: int) -> Array:
     """The same as the driver runs it: the replicas, if any, in one computation, and the run without replicas."""
     problem, alpha = instance(family, setting.seed, cell.pool)
-    method = setting.method(
+    method = setting.starting(cell.warm)(
         lower_steps=cell.K,
         lower_step_size=None if problem.constants else alpha,  # which is 2 / (L + mu)
         cg_steps=cell.N,

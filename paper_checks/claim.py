@@ -81,6 +81,15 @@ class Setting:
         """The method, or what makes the problem, that somebody brought along; None where there is neither."""
         return self.problem if self.method is MemoryReduced else self.method
 
+    def starting(self, warm: bool | Literal["theta"]) -> Callable[..., Any]:
+        """What makes the method that is to start so.
+
+        `warm_start="theta"` is no line of the pseudo-code: where the method under judgement is not derived from
+        `MemoryReduced`, which knows it, the runs that need it are those of `MemoryReduced` itself.
+        """
+        knows = isinstance(self.method, type) and issubclass(self.method, MemoryReduced)
+        return self.method if knows or isinstance(warm, bool) else MemoryReduced
+
     def pick(self, smoke: T, paper: T) -> T:
         """The value for this scale."""
         return smoke if self.scale == "smoke" else paper

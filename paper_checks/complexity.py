@@ -148,7 +148,7 @@ def _counts(setting: Setting) -> Evidence:
     for family in FAMILIES:
         for warm in STARTS.values():
             problem = _Counting.of(quadratic) if family == "quadratic" else _Watched.of(heads)
-            method = setting.method(lower_steps=K, cg_steps=N, upper_step_size=0.1, warm_start=warm)
+            method = setting.starting(warm)(lower_steps=K, cg_steps=N, upper_step_size=0.1, warm_start=warm)
             result = solve(problem, method, iterations=T, batch=b, seed=setting.seed, probes=(), device=setting.device)
             stated = {"lower_gradient": K, "hvp": N + (warm is True), "cross_product": 1, "upper_gradient": 1}
             found["counted"] += [result.calls[name] for name in CALLS]

@@ -134,7 +134,7 @@ def _cold_v(setting: Setting) -> Evidence:
     rows = []
     for kappa, N in ((10.0, 1), (10.0, 2), (10.0, 4), (100.0, 2), (100.0, 4)):
         problem, law = cold_cg_problem(N, kappa, R=0.7, w=1.5, u0=-0.4)
-        method = setting.method(
+        method = setting.starting("theta")(
             lower_steps=20, cg_steps=N, upper_step_size=0.5 / problem.constants.L_Phi, warm_start="theta"
         )
         trace = solve(problem, method, iterations=600, seed=setting.seed, device=setting.device).trace
