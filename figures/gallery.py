@@ -39,7 +39,7 @@ SHOWN = (  # in the README: all of one height
     "few_shot_cost",
 )
 MARKS = "<!-- gallery: written by `make gallery` -->", "<!-- end of the gallery -->"
-DPI, COLOURS = 160, 128  # of the pictures: 1120 pixels wide, some 30 KiB
+DPI, COLOURS = 160, 256  # of the pictures: 1120 pixels wide, some 30 KiB
 _WRITTEN = "<!-- Written by `make gallery` from the docstrings of figures/ and the evidence in docs/gallery/. -->"
 
 
@@ -109,7 +109,7 @@ def _first_line(documented: object) -> str:
 def picture(name: str, evidence: Evidence) -> bytes:
     """The figure as a PNG of few colours: a third of the bytes."""
     with Image.open(io.BytesIO(png(FIGURES[name](evidence), DPI))) as image:
-        few = image.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
     content = io.BytesIO()
     few.save(content, format="png", optimize=True)
     return content.getvalue()

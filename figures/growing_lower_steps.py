@@ -28,7 +28,7 @@ def draw(evidence: Evidence) -> Figure:
         predicted(error, t, delta, series.colour)
     describe(total, x="$t + 2$", y=r"$\sum_{s \leq t} \|\nabla\Phi(\phi_s)\|^2$", logarithmic="xy")
     describe(error, x="$t + 2$", y=r"$\|d_t - \nabla\Phi(\phi_t)\|$", logarithmic="xy")
-    lines = dashed("recursion or floor (a), bound (b, c)", GREY), dotted("$(t + 2)^{-2}$")
+    lines = dotted("$(t + 2)^{-2}$"), dashed("recursion or floor (a), bound (b, c)", GREY)
     shared_legend(figure, *map(key, (*FAMILIES, FIXED)), *lines, columns=3)
     return figure
 

@@ -15,10 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from figures.style import BLACK, FULL_WIDTH, GREY, LABEL_SIZE, Array, Series, condition_number, darker
+from figures.style import BLACK, FULL_WIDTH, GREY, LABEL_SIZE, Array, Series, condition_number, darker, one_digit
 
 DASHES = (0, (3.5, 2.0))
-_FEW = 12  # points of a curve that all have a marker
+_FEW = 7  # points of a curve that all have a marker
 _SMALLEST_RATIO = 1e-6  # where the axis of measured / bound begins
 _LEGEND: dict[str, Any] = {
     "borderaxespad": 0.3,
@@ -78,7 +78,7 @@ def _set_ticks(axis: Axis) -> None:
         axis.set_minor_locator(NullLocator())
     elif high < 200 * low:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter("{x:g}")
+        axis.set_major_formatter(lambda value, _: one_digit(value, plain=range(-3, 4)))
 
 
 # ---- what is measured, and beside it what is predicted

@@ -20,6 +20,7 @@ from figures.style import (
     Evidence,
     Series,
     method,
+    one_digit,
     paper_style,
     power_of_ten,
 )
@@ -247,7 +248,7 @@ def _texts(e: Evidence, k: int) -> tuple[str, ...]:
     end = "–"
     if not str(e["quadratic_refused"][k]):
         last = float(np.quantile(e["quadratic_square"][k][-1], 0.5, method="nearest"))
-        end = "exact" if last <= EXACT else _rounded(last)
+        end = "exact" if last <= EXACT else one_digit(last)
     peak = e["memory_peak"][k] / KIB
     sizes = [f"{size:.0f}" for size in peak[[0, -1]]] if np.isfinite(peak).all() else ["–"]
     refusing = [letter for name, letter in _LETTERS.items() if str(e[f"{name}_refused"][k])]
@@ -265,21 +266,7 @@ def _step(e: Evidence, place: float) -> str:
     if not np.isfinite(place):
         return "–"
     edge = "*" if place in (0, len(e["grid"]) - 1) else ""
-    return f"{_rounded(e['grid'][int(place)])}{edge}"
-
-
-def _rounded(value: float) -> str:
-    """To one digit, as people write it.
-
-    >>> _rounded(9.6), _rounded(0.0316), _rounded(1e-4), _rounded(5.2e-15)
-    ('10', '0.03', '$10^{-4}$', '$5\\\\cdot10^{-15}$')
-    """
-    rounded = f"{value:.0e}"
-    digit, exponent = rounded.split("e")
-    if -3 <= int(exponent) <= 2:
-        return f"{float(rounded):g}"
-    factor = "" if digit == "1" else rf"{digit}\cdot"
-    return rf"${factor}10^{{{int(exponent)}}}$"
+    return f"{one_digit(e['grid'][int(place)])}{edge}"
 
 
 def _cell(axes: Axes, x: float, row: int, text: str, colour: str) -> None:
