@@ -1,4 +1,4 @@
-"""Hostile values, by name, and what an annotation allows of them: written without a look at how arguments are checked."""
+"""Hostile values, by name, and what an annotation allows of them: without a look at how arguments are checked."""
 
 from __future__ import annotations
 
