@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import time
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.live import Live
 
 from convergence.arguments import positive
+from convergence.files import write_atomically
 from convergence.watch.folders import Seeds, Watched, watched
 from convergence.watch.view import view
 
@@ -33,22 +35,36 @@ def watch(
     ],
     refresh: Annotated[float, typer.Option(help="Seconds between two looks.")] = 0.5,
     once: Annotated[bool, typer.Option("--once", help="One look; so it is where the output is no terminal.")] = False,
+    svg: Annotated[Path | None, typer.Option(help="One look, as a picture of the terminal in this file.")] = None,
 ) -> None:
     """Show a running or finished run: loss, gradient norm, certificate, oracle calls, bytes, pace and state.
 
-    Examples: python -m convergence watch runs/first | python -m convergence watch verdicts --refresh 2
+    \b
+    Examples:
+      python -m convergence watch runs/first
+      python -m convergence watch verdicts --refresh 2
     """
     positive("--refresh", refresh)
     console, seen = Console(), watched(directory)
-    if once or not console.is_terminal:
+    if once or svg is not None or not console.is_terminal:
         seen.look()
-        console.print(view(seen))
+        if svg is None:
+            console.print(view(seen))
+        else:
+            write_atomically(svg, picture(seen, title=f"python -m convergence watch {directory}").encode())
         return
     try:
         with _terminated():
             follow(seen, console, refresh=refresh)
     except KeyboardInterrupt:
         pass  # how one leaves: the terminal keeps what was seen last
+
+
+def picture(seen: Watched, *, title: str, width: int = 100) -> str:
+    """What is seen, on a terminal of so many columns, as SVG."""
+    console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    console.print(view(seen))
+    return console.export_svg(title=title)
 
 
 def follow(seen: Watched, console: Console, *, refresh: float) -> None:

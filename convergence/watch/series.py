@@ -49,7 +49,7 @@ def sparkline(values: Sequence[float], *, ascii_only: bool = False) -> str:
     >>> sparkline([1, 2, 3, 8])
     '▁▂▃█'
     >>> sparkline([1, 10, 100, 1000], ascii_only=True)
-    '_-=#'
+    '_-+#'
     """
     if not values:
         return ""

@@ -74,7 +74,7 @@ class _Wide:
 
 def _of_run(seen: RunWatched) -> list[RenderableType]:
     parts: list[RenderableType] = [_standing(seen.stands), _progress(seen.iteration, seen.iterations)]
-    parts.append(Text(" · ".join(_pace(seen)), style="dim"))
+    parts.append(Text(", ".join(_pace(seen)), style="dim"))
     shown = {field: series for field, series in seen.series.items() if series}
     if (rate := shown.get("learning_rate")) is not None and rate.least == rate.most:
         del shown["learning_rate"]
@@ -137,11 +137,11 @@ def _facts(seen: RunWatched) -> Table | None:
     table.add_column()
     if isinstance(calls := seen.last.get("calls"), dict):
         counts = {name: count for name, count in calls.items() if isinstance(count, int) and count}
-        total = Text(f"{sum(counts.values()):,}", style="bold")
-        table.add_row("oracle calls", total + Text("  " + ", ".join(f"{n} {c:,}" for n, c in counts.items())))
+        each = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        table.add_row("oracle calls", Text.assemble((f"{sum(counts.values()):,}", "bold"), f"  {each}"))
     for name, what in (("peak_bytes", "of tensors in an iteration"), ("resident_bytes", "of the process, at most")):
         if isinstance(found := seen.last.get(name), int):
-            table.add_row("bytes", Text(readable(found), style="bold") + Text(f"  {what}", style="not bold"))
+            table.add_row("bytes", Text.assemble((readable(found), "bold"), f"  {what}"))
     return table if table.row_count else None
 
 
@@ -179,8 +179,8 @@ def _of_battery(seen: Battery) -> list[RenderableType]:
     counts = Counter(str(claim.get("outcome")) for claim in done.values())
     spent = sum(seconds for claim in done.values() if isinstance(seconds := claim.get("seconds"), (int, float)))
     parts: list[RenderableType] = [_standing(seen.stands), _progress(len(done), len(seen.claims), "claims")]
-    outcomes = Text(" · ").join(Text(f"{n} {name}", style=_COLOURS.get(name, "")) for name, n in counts.items())
-    parts.append(outcomes + Text(f"{' · ' if counts else ''}{_duration(spent)} of measuring", style="dim"))
+    said = [Text(f"{count} {name}", style=_COLOURS.get(name, "")) for name, count in counts.items()]
+    parts.append(Text(", ").join([*said, Text(f"{_duration(spent)} of measuring", style="dim")]))
     table = Table(box=None, expand=True, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("claim", no_wrap=True)
     table.add_column("", no_wrap=True)
