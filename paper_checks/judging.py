@@ -75,6 +75,7 @@ def side_by_side(
 def _begin(threads: int) -> None:
     """In a process that judges: Ctrl-C is the parent's to hear, and without a parent there is nothing to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     use_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

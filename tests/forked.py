@@ -11,6 +11,7 @@ _IMPORTED = [
     "paper_checks.__main__",
     "tests.convergence.distributed.dies_once",
     "tests.convergence.training.small",
+    "figures.training",
 ]
 
 
