@@ -25,7 +25,10 @@ def redraw(
 ) -> None:
     """Write DIR/NAME.png, DIR/NAME.svg and DIR/NAME.pdf from DIR/evidence/NAME.npz. No algorithm is run.
 
-    Examples: python -m figures verdicts, or, of a fresh clone, python -m figures docs/gallery --out verdicts
+    \b
+    Examples:
+      python -m figures verdicts
+      python -m figures docs/gallery --out verdicts
     """
     into = directory if out is None else out
     drawers = {path: named(FIGURES, path.stem, "claim") for path in stored(directory)}

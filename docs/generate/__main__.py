@@ -28,10 +28,10 @@ def written() -> dict[Path, str]:
 def pages() -> None:
     """Write docs/claims/, docs/command_line.md and docs/methods.md; remove pages of claims that are no more."""
     texts = written()
-    for stale in set(claims.FOLDER.glob("*.md")) - set(texts):
+    for stale in set(claims.FOLDER.rglob("*.md")) - set(texts):
         stale.unlink()
-    claims.FOLDER.mkdir(exist_ok=True)
     for path, text in texts.items():
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     typer.echo(f"{len(texts)} pages")
 

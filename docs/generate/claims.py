@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
-from docs.generate import DOCS
+from docs.generate import DOCS, ROOT
 from docs.generate.markdown import headings
 from docs.generate.templates import ENVIRONMENT
-from paper_checks import CLAIMS
+from figures import gallery
+from paper_checks import CLAIMS, own_problem
 from paper_checks.bounds import BOUNDS
 from paper_checks.claim import SECTIONS, Claim
 from paper_checks.report.mathematics import markdown
@@ -20,22 +23,55 @@ Typeset = Callable[[str], str]
 FOLDER = DOCS / "claims"
 
 
+class Family(NamedTuple):
+    """Claims that are listed on one page, the folder of their pages, and that of their modules."""
+
+    claims: Mapping[str, Claim]
+    folder: Path
+    sources: Path
+
+    def to(self, path: Path) -> str:
+        """Where a file is, seen from the pages."""
+        return os.path.relpath(path, self.folder)
+
+
+PAPER = Family(CLAIMS, FOLDER, ROOT / "paper_checks")
+OWN = Family(own_problem.CLAIMS, FOLDER / "own_problem", ROOT / "paper_checks" / "own_problem")
+
+
 def pages(typeset: Typeset = markdown) -> dict[Path, str]:
-    """The page of each claim, and README.md, their table in the order of the report; formulas by `typeset`."""
-    page, index = ENVIRONMENT.get_template("claim.md.j2"), ENVIRONMENT.get_template("claims.md.j2")
-    shown = {"typeset": typeset, "linked": partial(linked, typeset=typeset), "items": items}
-    texts = {FOLDER / f"{name}.md": page.render(**shown, **_parts(claim)) for name, claim in CLAIMS.items()}
-    return {FOLDER / "README.md": index.render(**shown, claims=[_parts(claim) for claim in CLAIMS.values()]), **texts}
+    """The page of each claim, and of each family a README.md, its table in the order of the report.
+
+    typeset   plain text of docstrings with formulas -> Markdown
+    """
+    texts = {}
+    for family in (PAPER, OWN):
+        shown = {
+            "typeset": typeset,
+            "linked": partial(linked, family=family, typeset=typeset),
+            "items": items,
+            "gallery": gallery,
+            "own": family is OWN,
+            "paper": PAPER.claims.keys(),
+            "also_own": OWN.claims.keys() if family is PAPER else (),
+            "to": lambda path, family=family: family.to(ROOT / path),
+        }
+        page, index = ENVIRONMENT.get_template("claim.md.j2"), ENVIRONMENT.get_template("claims.md.j2")
+        parts = {name: _parts(claim, family) for name, claim in family.claims.items()}
+        texts[family.folder / "README.md"] = index.render(**shown, claims=parts.values())
+        texts |= {family.folder / f"{name}.md": page.render(**shown, **part) for name, part in parts.items()}
+    return texts
 
 
-def _parts(claim: Claim) -> dict[str, object]:
+def _parts(claim: Claim, family: Family) -> dict[str, object]:
     return {
         "claim": claim,
+        "module": (family.sources / f"{claim.name}.py").relative_to(ROOT),
         "sections": [(name, claim.sections[name]) for name in SECTIONS[:-1]],
         "source": claim.sections["Source"],
         "theory": theory_sections(claim),
-        "bounded": claim.name in BOUNDS,
-        "worst": searched(claim.name),
+        "bounded": family is PAPER and claim.name in BOUNDS,
+        "worst": searched(claim.name) if family is PAPER else [],
     }
 
 
@@ -65,22 +101,22 @@ def items(text: str) -> str:
     return "\n".join([*([first.strip(), ""] if first else []), *(f"- {item.strip()}" for item in rest)]).strip()
 
 
-def linked(text: str, typeset: Typeset = markdown) -> str:
+def linked(text: str, family: Family = PAPER, typeset: Typeset = markdown) -> str:
     """Typeset text in which pages of docs/, sections of the theory and other claims are links."""
     pieces, end = [], 0
     for found in _REFERENCE.finditer(text):
-        pieces += [typeset(text[end : found.start()]), _link(found)]
+        pieces += [typeset(text[end : found.start()]), _link(found, family)]
         end = found.end()
     return "".join([*pieces, typeset(text[end:])])
 
 
-def _link(found: re.Match[str]) -> str:
+def _link(found: re.Match[str], family: Family) -> str:
     if section := found["section"]:
-        return f"[S{section}{found['part']}](../theory.md#{anchor(section)})"
+        return f"[S{section}{found['part']}]({family.to(DOCS / 'theory.md')}#{anchor(section)})"
     if page := found["page"]:
-        return f"[{page.removesuffix('.md')}](../{page})"
+        return f"[{page.removesuffix('.md')}]({family.to(DOCS / page)})"
     claim = found["quoted"] or found["claim"]
-    return f"[{claim}]({claim}.md)"
+    return f"[{claim}]({family.to(FOLDER / claim)}.md)"
 
 
 def anchor(section: str) -> str:

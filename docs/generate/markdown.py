@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+
 def parser() -> MarkdownIt:
     """Markdown as these pages are written: CommonMark with tables."""
     return MarkdownIt("commonmark", {"html": True}).enable("table")
