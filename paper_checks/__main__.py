@@ -20,6 +20,7 @@ from convergence.command_line import named
 from convergence.files import locked
 from convergence.imported import method_of
 from paper_checks import CLAIMS, Outcome, Setting, Verdict
+from paper_checks import compare as side_by_side
 from paper_checks import falsify as search
 from paper_checks.battery import Battery
 from paper_checks.bounds import BOUNDS
@@ -167,6 +168,9 @@ def _report(console: Console, output: Output, apart: dict[str, str]) -> None:
     for name, sentence in apart.items():
         console.print(f"[dim]not judged[/]  {name}: {escape(sentence)}", highlight=False)
     console.print(f"{output.folder / 'report.html'}", soft_wrap=True)
+
+
+app.command("compare", epilog=side_by_side.EPILOG)(side_by_side.command)
 
 
 @app.command(epilog="Exit status: 0 no bound is exceeded, 1 one is, 2 wrong usage.")
