@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import signal
 import sys
 import time
@@ -64,7 +65,7 @@ def picture(seen: Watched, *, title: str, width: int = 100) -> str:
     """What is seen, on a terminal of so many columns, as SVG."""
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     console.print(view(seen))
-    return console.export_svg(title=title)
+    return re.sub(r"@font-face \{.*?\}", "", console.export_svg(title=title), flags=re.DOTALL)  # fonts of a web site
 
 
 def follow(seen: Watched, console: Console, *, refresh: float) -> None:

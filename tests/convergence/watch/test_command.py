@@ -108,6 +108,7 @@ def test_a_picture_is_drawn(monkeypatch, capsys, folder, tmp_path):
     root = ET.parse(tmp_path / "watch.svg").getroot()
     assert root.tag.endswith("svg")
     assert "iterations" in "".join(root.itertext())
+    assert "url(" not in re.sub(r"url\(#", "", (tmp_path / "watch.svg").read_text())  # nothing from elsewhere
 
 
 def test_seeds_are_watched_on_between_two_of_them(monkeypatch, tmp_path, terminal):
