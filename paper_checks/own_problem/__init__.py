@@ -3,7 +3,17 @@
 from types import ModuleType
 
 from paper_checks.claim import Claim
-from paper_checks.own_problem import algorithm_replay, cg_rate, contract
+from paper_checks.own_problem import (
+    algorithm_replay,
+    batch_size_decay,
+    cg_rate,
+    complexity,
+    contract,
+    deterministic_exact,
+    hypergradient_error,
+    lyapunov_decrease,
+    memory,
+)
 from paper_checks.own_problem.require import require
 from problems import Problem
 
@@ -11,7 +21,13 @@ from problems import Problem
 MODULES: tuple[ModuleType, ...] = (
     contract,
     algorithm_replay,
+    hypergradient_error,
     cg_rate,
+    lyapunov_decrease,
+    deterministic_exact,
+    batch_size_decay,
+    complexity,
+    memory,
 )
 CLAIMS = {claim.name: claim for claim in map(Claim.of, MODULES)}
 _LACKS = {name: module.lacks for name, module in zip(CLAIMS, MODULES, strict=True)}

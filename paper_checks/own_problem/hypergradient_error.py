@@ -98,7 +98,7 @@ def judge(evidence: Evidence) -> list[Comparison]:
 def _differences(setting: Setting, problem: SomeTasks, single: SingleTasks, exact: Solved) -> Evidence:
     """<grad Phi, u> along random unit u, against the nearest of central differences of steps 1e-1 to 1e-5."""
     pool, rng, gaps = problem.sample(None, torch.Generator()), torch.Generator().manual_seed(setting.seed), []
-    size = float(exact.gradient.norm())
+    whole = float(exact.gradient.norm())
     for _ in range(DIRECTIONS):
         u = like(exact.x, rng)
         u = u / u.norm()
@@ -107,7 +107,7 @@ def _differences(setting: Setting, problem: SomeTasks, single: SingleTasks, exac
             high, low = (reference(problem, single.named(exact.x + t * u), pool, start=exact.theta) for t in (h, -h))
             found.append((float(high.value) - float(low.value)) / (2 * h))
         near = np.abs(np.array(found) - float(exact.gradient @ u)).min()
-        gaps.append(near / max(size, np.abs(found).min(), 1e-6 * (1 + abs(exact.value))))
+        gaps.append(near / max(whole, np.abs(found).min(), 1e-6 * (1 + abs(exact.value))))
     parts = [single.cross(i, exact.x, exact.theta[i], exact.v[i]) for i in range(len(single))]
     return {"difference_gap": np.array(gaps), "implicit": np.array(float(torch.stack(parts).mean(0).norm()))}
 
@@ -138,7 +138,7 @@ def _identity(setting: Setting, problem: SomeTasks, single: SingleTasks, exact: 
 
 def _ladder(setting: Setting, problem: SomeTasks, single: SingleTasks, exact: Solved) -> Evidence:
     """|d - grad Phi| after K lower steps from near theta*, v to rounding, and what the eigenpairs there say of it."""
-    alpha, N, x = exact.step_size, _enough(exact), exact.x
+    alpha, N, x = exact.step_size, enough(exact), exact.x
     away = like(exact.theta, torch.Generator().manual_seed(setting.seed))
     away *= AWAY * max(1.0, float(exact.theta.norm(dim=-1).max())) / away.norm(dim=-1, keepdim=True)
     near = problem.started(exact.theta + away)
@@ -155,7 +155,7 @@ def _ladder(setting: Setting, problem: SomeTasks, single: SingleTasks, exact: So
         measured.append(float((d - exact.gradient).norm()))
         law.append(float((single.mean_direction(x, theta, v) - exact.gradient).norm()))
     # Both are differences of d and grad Phi, whose rounding is that of solves with matrices of this kappa
-    rounding = 1e-14 * exact.L / exact.mu * _size(single, exact)
+    rounding = 1e-14 * exact.L / exact.mu * size(single, exact)
     return {
         "ladder_K": np.array(LADDER),
         "ladder": np.array(measured),
@@ -166,9 +166,9 @@ def _ladder(setting: Setting, problem: SomeTasks, single: SingleTasks, exact: So
 
 def _limit(setting: Setting, problem: SomeTasks, single: SingleTasks, exact: Solved) -> Evidence:
     """|d - grad Phi| from theta*, relative to the parts of d."""
-    N = _enough(exact)
+    N = enough(exact)
     step = _cold(setting, problem.started(exact.theta), single.named(exact.x), 1, N, exact.step_size)
-    gap = float((vector(step.direction) - exact.gradient).norm()) / _size(single, exact)
+    gap = float((vector(step.direction) - exact.gradient).norm()) / size(single, exact)
     return {"limit_N": np.array(N), "limit_gap": np.array(gap)}
 
 
@@ -195,15 +195,15 @@ def _direct(single: SingleTasks, i: int, x: Tensor, theta: Tensor) -> Tensor:
     return torch.linalg.solve(single.hessian(i, x, theta), single.slope("upper", i, x, theta))
 
 
-def _size(single: SingleTasks, exact: Solved) -> float:
+def size(single: SingleTasks, exact: Solved) -> float:
     """|mean grad_phi f| + mean |(d2g/dphi dtheta) v*|, of which grad Phi is the difference."""
     M = range(len(single))
     direct = torch.stack([single.phi_slope("upper", i, exact.x, exact.theta[i]) for i in M]).mean(0).norm()
     return float(direct + sum(single.cross(i, exact.x, exact.theta[i], exact.v[i]).norm() for i in M) / len(single))
 
 
-def _enough(exact: Solved) -> int:
-    """N with sqrt(kappa) chi_N <= 1e-12, or the limit."""
+def enough(exact: Solved) -> int:
+    """N with sqrt(kappa) chi_N <= 1e-12, or 20000."""
     root = math.sqrt(exact.L / exact.mu)
     rate = math.log((root + 1) / (root - 1)) if root > 1 + 1e-9 else math.inf
     return min(MOST, max(2, math.ceil(math.log(2e12 * root) / rate)))
