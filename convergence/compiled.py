@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from convergence.batches import Batches
+from convergence.imported import said
 from convergence.method import Method, Step
 from convergence.oracle import Oracle
 from convergence.recording import Going, Running
@@ -90,7 +91,7 @@ class CompiledSteps:
         except Exception as error:  # tracing and compiling have errors of many kinds
             raise ValueError(
                 "expected a step that torch can trace and compile with compile=True, got one of "
-                f"{type(self._method).__name__} ({type(error).__name__}: {error})"
+                f"{type(self._method).__name__} ({said(error)})"
             ) from error
         finally:
             oracle.calls, oracle.examples, oracle.upper_values = before

@@ -20,7 +20,7 @@ from rich.progress import (
 from torch import Tensor
 
 from convergence import budget
-from convergence.arguments import integer
+from convergence.arguments import integer, is_finite, room, shown, truth
 from convergence.batches import Batches
 from convergence.chunks import Joined, pieces, step_in_chunks
 from convergence.compiled import BLOCK, CompiledSteps
@@ -31,10 +31,11 @@ from convergence.oracle import Oracle
 from convergence.probes import Probe, Snapshot
 from convergence.recording import Recorder, Running, Watch, failure_of, resolve_probes
 from convergence.result import Chunks, Result, RunFailed
-from convergence.sound import require_sound
+from convergence.sound import require_parameters, require_sound
 from convergence.status import Status
 from convergence.streams import generator
 from problems import Parameters, Problem
+from problems.arrays import floating
 
 
 def run(
@@ -102,9 +103,18 @@ def run(
     """
     device = resolve_device(device)
     if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ValueError(f"expected a floating-point torch.dtype, got {dtype!r}")
+        raise ValueError(f"expected a floating-point torch.dtype, got {shown(dtype)}")
     if stop_at is not None and not isinstance(stop_at, Mapping):
-        raise ValueError(f'expected stop_at as {{"grad_norm_sq": 1e-10}}, got {stop_at!r}')
+        raise ValueError(f'expected stop_at as {{"grad_norm_sq": 1e-10}}, got {shown(stop_at)}')
+    for name, threshold in (stop_at or {}).items():
+        if not is_finite(threshold):
+            raise ValueError(f"expected stop_at[{name!r}] a finite number, got {shown(threshold)}")
+    if chunks is not None and not isinstance(chunks, Chunks):
+        raise ValueError(f"expected chunks None or Chunks(replicas, tasks), got {shown(chunks)}")
+    for name, value in {"replacement": replacement, "progress": progress, "raise_on_failure": raise_on_failure}.items():
+        truth(name, value)
+    if compile is not None:
+        truth("compile None,", compile)
     iterations, first = integer("iterations", iterations, least=0), integer("first", first, least=0)
     probe_every = integer("probe_every", probe_every, least=1)
     seed = integer("seed", seed, least=0)
@@ -167,6 +177,7 @@ class _Asked:
     def require_sound(self) -> None:
         """Raise TypeError or ValueError where the objectives are not what methods take them for."""
         phi = self._start(0, (self.seed,))
+        room("replicas", self.replicas or 1, 8 * sum(x.numel() for x in phi.values()))
         if self.replicas is not None:
             phi = {name: x[0] for name, x in phi.items()}
         require_sound(self.problem, phi, replicas=self.replicas is not None)
@@ -278,22 +289,17 @@ class _Asked:
     def _start(self, at: int, seeds: tuple[int, ...]) -> Parameters:
         """phi_0 of these seeds, from number `at` on, on the device; with a replica axis where there are replicas."""
         drawn = [self.problem.phi0(generator(seed, "start")) for seed in seeds]
-        if (
-            not isinstance(drawn[0], dict)
-            or not drawn[0]
-            or not all(isinstance(tensor, Tensor) for tensor in drawn[0].values())
-        ):
-            name = type(self.problem).__name__
-            raise TypeError(f"expected phi0 of {name} to return a dict of tensors, got {drawn[0]!r}")
+        require_parameters(f"phi0 of {type(self.problem).__name__}", drawn[0])
         start: Parameters = {}
         lead, whole = ((), ()) if self.replicas is None else ((len(seeds),), (self.replicas,))
         for name, like in drawn[0].items():
             if self.phi0 is None:
                 tensor = torch.stack([phi[name] for phi in drawn]) if lead else like
-            elif name not in self.phi0 or self.phi0.keys() - drawn[0].keys():
-                raise ValueError(f"expected phi0 with the tensors {sorted(drawn[0])}, got {sorted(self.phi0)}")
+            elif not isinstance(self.phi0, Mapping) or self.phi0.keys() != drawn[0].keys():
+                held = sorted(map(str, self.phi0)) if isinstance(self.phi0, Mapping) else shown(self.phi0)
+                raise ValueError(f"expected phi0 with the tensors {sorted(drawn[0])}, got {held}")
             else:
-                tensor = torch.as_tensor(self.phi0[name])
+                tensor = floating(f"phi0[{name!r}]", self.phi0[name])
                 if tensor.shape not in (like.shape, (*whole, *like.shape)):
                     raise ValueError(f"expected phi0[{name!r}] of shape {tuple(like.shape)}, got {tuple(tensor.shape)}")
                 if lead and tensor.shape != like.shape:
@@ -410,9 +416,11 @@ class _Loop:
 def resolve_device(device: torch.device | str) -> torch.device:
     """The device by name. Raises ValueError on an unknown name, or CUDA where there is none."""
     try:
+        if not isinstance(device, (str, torch.device)):
+            raise ValueError
         device = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f'expected a device such as "cpu" or "cuda", got {device!r}') from error
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f'expected a device such as "cpu" or "cuda", got {shown(device)}') from error
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f'expected a device such as "cpu" or "cuda", got {str(device)!r}')
     if device.type == "cuda" and not torch.cuda.is_available():

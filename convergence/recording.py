@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from convergence.arguments import shown
 from convergence.method import Step
 from convergence.probes import PROBES, Probe, Snapshot
 from convergence.status import Status
@@ -204,6 +205,8 @@ def resolve_probes(
         probes = (probes,)
     if probes is None:
         probes = ("grad_norm_sq",) if finite else ()
+    if not isinstance(probes, (list, tuple)):
+        raise TypeError(f"expected probes as a list or tuple of names and functions, got {shown(probes)}")
     found: dict[str, Probe] = {}
     for asked in probes:
         probe = asked if isinstance(asked, Probe) else _probe(asked)
@@ -220,7 +223,7 @@ def _probe(asked: str | Callable[[Snapshot], Tensor]) -> Probe:
     if not isinstance(asked, str):
         name = getattr(asked, "__name__", None)
         if not callable(asked) or name is None:
-            raise TypeError(f"expected a probe's name, a named function or a Probe(name, measure), got {asked!r}")
+            raise TypeError(f"expected a probe's name, a named function or a Probe(name, measure), got {shown(asked)}")
         return Probe(name, asked, of_step=True)
     if asked in PROBES:
         return PROBES[asked]

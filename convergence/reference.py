@@ -56,6 +56,8 @@ def reference(problem: Problem, phi: Parameters, tasks: Tasks, *, start: Tensor 
     hessians = vmap(jacrev(grad(g, argnums=1), argnums=1), per_task)
 
     theta = problem.theta0(phi, tasks).detach().clone() if start is None else start.double()
+    if theta.dim() != 2 or len(theta) != len(tasks):
+        raise ValueError(f"expected theta0 of shape ({len(tasks)}, q), one row a task, got {tuple(theta.shape)}")
     stiffest = theta.new_zeros(())
     for _ in range(_MAX_NEWTON_STEPS):
         slope, H = gradients(phi, theta, *each), hessians(phi, theta, *each)

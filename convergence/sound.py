@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
-from convergence.arguments import shown
+import problems
+from convergence.arguments import integer, shown
+from convergence.imported import said
 from convergence.oracle import Oracle
-from convergence.oracle.evaluations import require_values
+from convergence.oracle.evaluations import require_one_a_task
 from convergence.streams import generator
 from problems import Parameters, Problem, Tasks, map_parameters
+from problems.arrays import require_values
 
 _STEPS = (1e-4, 1e-6)  # of the differences, relative to 1 + |x|: a kink or a steep bend may spoil one of them
 _WITHIN = 1e-2  # relative: what a graph cut by mistake loses is of the order of the derivative itself
 _ROUNDING = 100.0  # roundings of a value that count as none
 _OBJECTIVES = ("lower", "upper")
+_OURS = (str(Path(__file__).parent), str(Path(problems.__file__).parent))
 _SOUND: WeakValueDictionary[tuple[Any, ...], Problem] = WeakValueDictionary()  # by id: a problem may be unhashable
+
+
+def require_parameters(what: str, phi: object) -> None:
+    """Raise TypeError or ValueError unless it is a dict of named, dense tensors of real numbers, one entry at least."""
+    if not isinstance(phi, dict) or not phi or not all(isinstance(name, str) for name in phi):
+        raise TypeError(f"expected {what} to be a dict of named tensors, got {shown(phi)}")
+    for name, tensor in phi.items():
+        require_values(f"{what}, {name!r},", tensor)
+        if tensor.is_complex() or tensor.dtype == torch.bool:
+            raise TypeError(f"expected real numbers in {what}, {name!r}, got {tensor.dtype}")
+    if not sum(tensor.numel() for tensor in phi.values()):
+        raise ValueError(f"expected at least one number in {what}, got none")
 
 
 def require_sound(problem: Problem, phi: Parameters, *, replicas: bool) -> None:
@@ -62,17 +80,22 @@ def _two(problem: Problem) -> Tasks:
 
 
 def _start(problem: Problem, phi: Parameters, tasks: Tasks) -> Tensor:
-    """Near theta0: there itself a derivative may vanish, or have a kink."""
+    """theta0."""
     name = type(problem).__name__
-    theta = problem.theta0(phi, tasks)
+    if hasattr(problem, "q"):
+        integer(f"q of {name}", problem.q, least=1)
+    theta = _asked(f"theta0 of {name}", problem.theta0, phi, tasks)
     if not isinstance(theta, Tensor):
         raise TypeError(f"expected theta0 of {name} to return a tensor, got {shown(theta)}")
+    require_values(f"theta0 of {name}", theta)
     if theta.dim() != 2 or len(theta) != len(tasks) or theta.shape[1] == 0 or not theta.is_floating_point():
         raise ValueError(
             f"expected theta0 of {name} of shape ({len(tasks)}, q) with q >= 1, one row of real numbers a task, "
             f"got {tuple(theta.shape)} of {theta.dtype}"
         )
-    return _beside(theta.detach(), 0.1)
+    if not bool(torch.isfinite(theta).all()):
+        raise ValueError(f"expected finite values in theta0 of {name}, got some that are not")
+    return theta.detach()
 
 
 class _Objective:
@@ -84,17 +107,28 @@ class _Objective:
 
     def __call__(self, phi: Parameters, theta: Tensor, tasks: Tasks | None = None) -> Tensor:
         tasks = self.tasks if tasks is None else tasks
-        values = getattr(self.problem, self.name)(self.problem.embed(phi, tasks), theta, tasks)
-        require_values(values, self.what, tuple(theta.shape[:-1]))
+        features = _asked(f"embed of {type(self.problem).__name__}", self.problem.embed, phi, tasks)
+        values = _asked(self.what, getattr(self.problem, self.name), features, theta, tasks)
+        require_one_a_task(values, self.what, theta)
         return values
 
-    def require(self, phi: Parameters, theta: Tensor) -> None:
-        """All that can be seen without a graph, then the derivatives."""
+    def require(self, phi: Parameters, start: Tensor) -> None:
+        """All that can be seen without a graph, then the derivatives.
+
+        Beside the start, where a derivative may vanish or have a kink, unless the objective has no value there.
+        """
+        theta = _beside(start, 0.1)
         held = {**{f"phi[{name!r}]": x for name, x in phi.items()}, "theta": theta}
         held |= {f"tasks.{name}": x for name, x in self.tasks.tensors.items()}
         before = {name: x.detach().clone() for name, x in held.items()}
         with torch.no_grad():
             values = self(phi, theta)
+            if not bool(torch.isfinite(values).all()):
+                theta = held["theta"] = start.clone()
+                before["theta"] = start.clone()
+                values = self(phi, theta)
+            if not bool(torch.isfinite(values).all()):
+                raise ValueError(f"expected finite values of {self.what} at its start, got {_listed(values)}")
             for name, tensor in held.items():
                 if not torch.equal(torch.nan_to_num(tensor), torch.nan_to_num(before[name])):
                     raise ValueError(f"expected {self.what} to leave {name} as it is, got it changed in place")
@@ -120,15 +154,15 @@ class _Objective:
         leaves = [*in_phi.values(), in_theta]
         none: list[Tensor | None] = [None] * len(leaves)
         slopes = torch.autograd.grad(total, leaves, allow_unused=True) if total.requires_grad else none
-        size = float(values.abs().sum())
+        size = float(values.detach().abs().sum())
         for (name, x), slope in zip({**phi, "": theta}.items(), slopes, strict=True):
             along = _normal(x) * (1 + x.abs())
             found = 0.0 if slope is None else float((slope * along).sum())
 
             def at(h: float, name: str = name, moved: Tensor = along) -> float:
                 if not name:
-                    return float(self(phi, theta + h * moved).sum())
-                return float(self({**phi, name: phi[name] + h * moved}, theta).sum())
+                    return float(self(phi, theta + h * moved).detach().sum())
+                return float(self({**phi, name: phi[name] + h * moved}, theta).detach().sum())
 
             if (expected := _refuted(found, at, size)) is not None:
                 raise ValueError(
@@ -157,15 +191,10 @@ def _require_replicas(problem: Problem, phi: Parameters, theta: Tensor, tasks: T
     points = [(phi, theta), (map_parameters(lambda x: _beside(x, 0.1), phi), _beside(theta, 0.1))]
     single = [_slopes(Oracle(problem), *point, tasks) for point in points]
     many = ({key: torch.stack([each[key] for each, _ in points]) for key in phi}, torch.stack([x for _, x in points]))
-    try:
-        together = _slopes(Oracle(problem, replicas=len(points)), *many, tasks)
-    except RuntimeError as error:
-        said = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"expected objectives of {name} that work on replicas "
-            f"({'as' if problem.broadcasts_replicas else 'unless'} broadcasts_replicas, by torch.vmap: no .item(), no "
-            f"branch on a value), got {said}"
-        ) from error
+    how = "for phi and theta with leading axes" if problem.broadcasts_replicas else "under torch.vmap"
+    together = _asked(
+        f"{name} with replicas, {how}", lambda: _slopes(Oracle(problem, replicas=len(points)), *many, tasks)
+    )
     for key, slopes in together.items():
         if not _near(slopes, torch.stack([each[key] for each in single])):
             raise ValueError(f"expected the {key} of {name} on replicas to be those of each, got others")
@@ -173,10 +202,25 @@ def _require_replicas(problem: Problem, phi: Parameters, theta: Tensor, tasks: T
 
 def _slopes(oracle: Oracle, phi: Parameters, theta: Tensor, tasks: Tasks) -> Mapping[str, Tensor]:
     z = oracle.features(phi, tasks)
+    _ = oracle.theta0(phi, tasks)
     return {
         "lower gradients": oracle.lower_gradient(z, theta, tasks),
         "upper gradients": oracle.upper_gradient(z, theta, tasks),
+        "products with lower Hessians": oracle.lower_hessian(z, theta, tasks)(theta),
     }
+
+
+def _asked(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """function(*arguments), of a problem that may be the user's own; what it raises is one sentence.
+
+    Raises ValueError from the exception; one of this package that says what was expected is passed on.
+    """
+    try:
+        return function(*arguments)
+    except Exception as error:
+        if "expected" in str(error) and traceback.extract_tb(error.__traceback__)[-1].filename.startswith(_OURS):
+            raise
+        raise ValueError(f"expected {what} to return something, got {said(error)}") from error
 
 
 def _near(a: Tensor, b: Tensor) -> bool:

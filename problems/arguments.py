@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import operator
-from typing import TypeGuard
+import os
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeGuard, TypeVar
 
 import numpy as np
+from torch import Tensor
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _LONGEST = 200  # characters of a value that a sentence shows
+_TOO_MUCH = ("can't allocate memory", "Storage size calculation overflowed", "is too big", "Maximum allowed dimension")
 
 
 def integer(name: str, value: object, *, least: int, otherwise: str = "") -> int:
@@ -64,6 +75,16 @@ def capable(name: str, value: object, *members: str) -> None:
         raise TypeError(f"expected {name} an object with {', '.join(members)}, got {shown(value)}")
 
 
+def room(what: str, count: int, each: int) -> None:
+    """Raise ValueError where so many things of so many bytes each are more than this machine can hold.
+
+    What is asked for by a slip of a few digits would else end the process, or keep it busy until it does.
+    """
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if count * each > whole:
+        raise ValueError(f"expected {what} that fit the {whole} bytes of this machine, got {count} of {each} bytes")
+
+
 def shown(value: object) -> str:
     """The value as it is written, on one line, which is cut where it is long."""
     try:
@@ -86,3 +107,79 @@ def is_finite(value: object) -> TypeGuard[float]:
 def is_truth(value: object) -> bool:
     """Whether the value is True or False, also of numpy or in a tensor."""
     return isinstance(value, bool) or str(getattr(value, "dtype", "")) in ("bool", "torch.bool")
+
+
+# ---- all arguments of a function at once, by their annotations
+
+
+def checked(function: Callable[P, T]) -> Callable[P, T]:
+    """The function with arguments held against its annotations, where these are of the following.
+
+    int             an integer >= 1, or >= 0 where it is called seed; given to the function as an int
+    float, bool     a finite number, given as a float; True or False
+    Sequence[float], tuple[float, float]   of finite numbers, one at least, or two
+    Tensor, or a class of `problems`       an instance
+    ... | None      None as well
+
+    Raises ValueError and TypeError, also on sizes that are more than the machine can hold.
+
+    >>> @checked
+    ... def ones(size: int) -> list[int]:
+    ...     return [1] * size
+    >>> ones(2.0)
+    Traceback (most recent call last):
+        ...
+    ValueError: expected size an integer >= 1, got 2.0
+    """
+    signature = inspect.signature(function)
+    hints: dict[str, Any] = {}
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        if not hints:
+            hints.update(typing.get_type_hints(function))  # now that all they name is defined
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"expected {function.__qualname__}{signature}, got it called with {error}") from error
+        for name, value in bound.arguments.items():
+            if name in hints:
+                bound.arguments[name] = _argument(name, value, hints[name])
+        try:
+            return function(*bound.args, **bound.kwargs)
+        except (MemoryError, RuntimeError, ValueError) as error:
+            if not isinstance(error, MemoryError) and not any(said in str(error) for said in _TOO_MUCH):
+                raise
+            given = ", ".join(f"{name}={shown(value)}" for name, value in bound.arguments.items() if name in hints)
+            raise ValueError(f"expected sizes that this machine can hold, got {given}") from error
+
+    return wrapped
+
+
+def _argument(name: str, value: Any, annotation: Any) -> Any:
+    """The value, if it is of the annotation; integers of other types as ints."""
+    origin, of = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType) and len(of) == 2 and of[1] is type(None):
+        return None if value is None else _argument(name, value, of[0])
+    if annotation is int:
+        return integer(name, value, least=0 if name == "seed" else 1)
+    if annotation is bool:
+        truth(name, value)
+    elif annotation is float:
+        if not is_finite(value):
+            raise ValueError(f"expected {name} a finite number, got {shown(value)}")
+        return float(value)
+    elif origin in (Sequence, tuple) and of[0] is float:
+        if not (isinstance(value, (list, tuple)) and len(value) and all(map(is_finite, value))) or (
+            origin is tuple and len(value) != len(of)
+        ):
+            count = f"{len(of)} finite numbers" if origin is tuple else "a list of finite numbers"
+            raise ValueError(f"expected {name} {count}, got {shown(value)}")
+    elif annotation is Tensor or getattr(annotation, "__module__", "").startswith("problems."):
+        _require_instance(name, value, annotation)
+    return value
+
+
+def _require_instance(name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"expected {name} a {kind.__name__}, got {shown(value)}")

@@ -22,6 +22,14 @@ def floating(name: str, value: ArrayLike | Tensor) -> Tensor:
     return tensor.detach().clone() if tensor.is_floating_point() else tensor.double()
 
 
+def require_values(what: str, tensor: object) -> None:
+    """Raise TypeError unless it is a tensor with values, one for each entry: not sparse, not of the meta device."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"expected {what} to be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.is_meta or tensor.layout is not torch.strided:
+        raise TypeError(f"expected {what} to be a dense tensor with values, got {tensor.layout} on {tensor.device}")
+
+
 def random_symmetric(rng: np.random.Generator, count: int, eigenvalues: np.ndarray) -> np.ndarray:
     """`count` symmetric matrices with these eigenvalues and random eigenvectors, (count, n, n)."""
     n = len(eigenvalues)

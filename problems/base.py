@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from problems.arguments import is_finite, non_negative, shown
+from problems.arrays import require_values
+
 _SMALL = 2**14  # numbers in all matrices of a batch, up to which multiply and sum is the fastest product
 
 Parameters = dict[str, Tensor]  # phi: named tensors, each with optional leading replica axes
@@ -133,8 +136,11 @@ class Constants:
     sigma_sq: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.mu <= self.L < math.inf:
-            raise ValueError(f"expected 0 < mu <= L < inf, got mu={self.mu}, L={self.L}")
+        if not (is_finite(self.mu) and is_finite(self.L) and 0 < self.mu <= self.L):
+            raise ValueError(f"expected 0 < mu <= L < inf, got mu={shown(self.mu)}, L={shown(self.L)}")
+        for name, value in vars(self).items():
+            if value is not None:
+                non_negative(name, value)
 
     @property
     def kappa(self) -> float:
@@ -358,12 +364,16 @@ class Problem:
 
     def check(self) -> None:
         """Raise TypeError or ValueError where the data are not tensors of finite values."""
-        for name, tensor in (getattr(self, "data", None) or {}).items():
+        data = getattr(self, "data", None) or {}
+        if not isinstance(data, dict) or not all(isinstance(name, str) for name in data):
+            raise TypeError(
+                f"expected data of {type(self).__name__} a dict of named tensors, got {type(data).__name__}"
+            )
+        for name, tensor in data.items():
             if name in ("index", "tensors", "to"):
                 raise ValueError(f"expected data named otherwise than index, tensors, to; got {name!r}")
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"expected data {name!r} to be a torch.Tensor, got {type(tensor).__name__}")
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            require_values(f"data {name!r}", tensor)
+            if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
                 count = int((~torch.isfinite(tensor)).sum())
                 raise ValueError(f"expected finite values in data tensor {name!r}, got {count} that are not")
 

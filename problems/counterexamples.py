@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from problems.arguments import checked
 from problems.base import Parameters, Problem, Tasks, matvec
 from problems.quadratic import Quadratic
 
@@ -67,6 +68,7 @@ class QuarticLower(Problem):
 
     broadcasts_replicas = True
 
+    @checked
     def __init__(self, target: Tensor):
         if target.dim() != 2 or 0 in target.shape:
             raise ValueError(f"expected target of shape (M, q), got {tuple(target.shape)}")
@@ -189,6 +191,7 @@ class LassoLower(Problem):
     broadcasts_replicas = True
     twice_differentiable = False
 
+    @checked
     def __init__(self, C: Tensor, target: Tensor, *, lasso: float):
         if C.dim() != 3 or 0 in C.shape or target.shape != C.shape[:2]:
             raise ValueError(
@@ -201,6 +204,7 @@ class LassoLower(Problem):
         self.check()
 
     @classmethod
+    @checked
     def random(cls, *, tasks: int, p: int, q: int, lasso: float, seed: int = 0) -> LassoLower:
         """C and target standard normal."""
         rng = torch.Generator().manual_seed(seed)
@@ -272,6 +276,7 @@ class HeavyTailed(Problem):
     broadcasts_replicas = True
     p = q = 1
 
+    @checked
     def __init__(self, index: float):
         if not index > 1:
             raise ValueError(f"expected an index > 1, so that the noise has a mean, got {index}")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from problems.arguments import checked
 from problems.base import Constants, Parameters, Problem, Tasks, matvec
 
 
@@ -33,6 +34,7 @@ class Embedded(Problem):
 
     broadcasts_replicas = True
 
+    @checked
     def __init__(
         self,
         *,
@@ -43,9 +45,6 @@ class Embedded(Problem):
         slope: float = 1.0,
         seed: int = 0,
     ):
-        for name, count in (("dimension", dimension), ("tasks", tasks)):
-            if count < 1:
-                raise ValueError(f"expected {name} >= 1, got {count}")
         if not 1 <= kappa < math.inf or (dimension == 1 and kappa != 1):
             raise ValueError(
                 f"expected kappa >= 1, and kappa = 1 in dimension 1, got kappa {kappa}, dimension {dimension}"

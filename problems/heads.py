@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from problems.arguments import checked
 from problems.arrays import largest_eigenvalue
 from problems.base import Constants, Examples, Parameters, Problem, Tasks
 
@@ -31,6 +32,7 @@ class ProxHeads(Problem):
     spread: float
     examples = Examples(lower=("X", "y"), upper=("X_val", "y_val"))
 
+    @checked
     def __init__(
         self,
         X: Tensor,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from problems.arguments import checked
 from problems.arrays import largest_eigenvalue
 from problems.base import Constants, Examples, Parameters, Tasks
 from problems.bundled import bundled, other_shares, with_bias
@@ -44,6 +45,7 @@ class HyperCleaning(NewtonSolved):
     parameter = "weights"
     examples = Examples(lower=("X", "y", "row"), upper=("X_val", "y_val"))
 
+    @checked
     def __init__(
         self,
         X: Tensor,
@@ -85,6 +87,7 @@ class HyperCleaning(NewtonSolved):
         self.check()
 
     @classmethod
+    @checked
     def digits(
         cls,
         *,

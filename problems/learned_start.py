@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from problems.arguments import checked
 from problems.base import Parameters, Parts, Problem, Tasks
 from problems.wrapper import Wrapper
 
@@ -30,6 +31,7 @@ class LearnedStart(Wrapper):
     {'phi': (1,), 'start': (2,)}
     """
 
+    @checked
     def __init__(self, problem: Problem):
         super().__init__(problem)
         if _START in problem.phi0(torch.Generator()):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from problems.arguments import checked
 from problems.heads import ProxHeads, halves
 
 _LINEAR = 40.0  # from where log(1 + exp(x)) is x: exp(-40) is below rounding, exp(-20), torch's default, is not
@@ -21,6 +22,7 @@ class ProxLogistic(ProxHeads):
     spread = 1.0
 
     @classmethod
+    @checked
     def random(
         cls, *, tasks: int, q: int, examples: int, prox: float = 1.0, regulariser: float = 0.1, seed: int = 0
     ) -> ProxLogistic:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from problems.arguments import checked
 from problems.base import Problem, Tasks, Terms
 from problems.wrapper import Wrapper
 
@@ -34,6 +35,7 @@ class Minibatch(Wrapper):
     (Terms(lower=4, upper=2), (3, 5, 2), (3,))
     """
 
+    @checked
     def __init__(self, problem: Problem, *, lower: int | None = None, upper: int | None = None):
         super().__init__(problem)
         name = type(problem).__name__
@@ -108,7 +110,7 @@ def _rows(examples: Tensor, count: int, block: Tensor, lead: torch.Size) -> Tens
 def _divisor(level: str, size: int | None, examples: int) -> int:
     if size is None:
         return examples
-    if not isinstance(size, int) or size < 1 or examples % size:
+    if examples % size:
         raise ValueError(f"expected {level} a divisor of the {examples} examples of a task, got {size!r}")
     return size
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from problems.arguments import checked
 from problems.base import Parameters, Parts, Problem, Tasks, matvec
 from problems.wrapper import Wrapper
 
@@ -58,6 +59,7 @@ class Noisy(Wrapper):
     torch.Size([2, 4, 4])
     """
 
+    @checked
     def __init__(
         self,
         problem: Problem,

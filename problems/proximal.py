@@ -7,6 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from problems.arguments import checked
 from problems.arrays import floating, random_symmetric
 from problems.quadratic import Quadratic
 
@@ -29,6 +30,7 @@ class Proximal(Quadratic):
     True
     """
 
+    @checked
     def __init__(
         self,
         S: ArrayLike | Tensor,
@@ -60,6 +62,7 @@ class Proximal(Quadratic):
         self.prox = prox
 
     @classmethod
+    @checked
     def random(  # type: ignore[override]  # a family of its own, with its own sizes
         cls,
         *,

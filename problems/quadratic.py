@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from problems.arguments import checked
 from problems.arrays import floating, random_symmetric
 from problems.base import Constants, Parameters, Problem, Tasks, matvec
 
@@ -76,6 +76,7 @@ class Quadratic(Problem):
             raise ValueError(f"expected A positive definite, got smallest eigenvalue {smallest:.3g}")
 
     @classmethod
+    @checked
     def random(
         cls,
         *,
@@ -96,10 +97,7 @@ class Quadratic(Problem):
         `upper_curvature` and keep H_Phi positive definite. `initialisation` starts theta at phi (p = q).
         Cost: one QR and one eigendecomposition a task. Raises ValueError on sizes < 1 or kappa < 1.
         """
-        for name, size in {"tasks": tasks, "p": p, "q": q}.items():
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"expected {name} an integer >= 1, got {size!r}")
-        if not 1 <= kappa < math.inf:
+        if not kappa >= 1:
             raise ValueError(f"expected kappa a finite number >= 1, got {kappa}")
         if q == 1 and kappa != 1:
             raise ValueError(f"expected kappa = 1 for q = 1 (one eigenvalue), got kappa = {kappa}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from problems.arguments import checked
 from problems.base import Examples, Parameters, Tasks, matvec
 from problems.bundled import bundled, other_shares, with_bias
 from problems.newton import Dense, NewtonSolved
@@ -40,6 +41,7 @@ class LogisticRegularisation(NewtonSolved):
     parameter = "log_ridge"
     examples = Examples(lower=("X", "y"), upper=("X_val", "y_val"))
 
+    @checked
     def __init__(
         self,
         X: Tensor,
@@ -70,6 +72,7 @@ class LogisticRegularisation(NewtonSolved):
         self.check()
 
     @classmethod
+    @checked
     def breast_cancer(
         cls, *, tasks: int = 5, test: float = 0.2, ridge: float = 0.1, pull: float = 1e-3, seed: int = 0
     ) -> LogisticRegularisation:

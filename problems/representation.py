@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from problems.arguments import checked
 from problems.base import Parameters, Problem, Tasks, matvec
 
 
@@ -26,6 +27,7 @@ class Representation(Problem):
 
     broadcasts_replicas = True
 
+    @checked
     def __init__(self, S: Tensor, a: Tensor, c: Tensor, *, rank: int, prox: float = 1.0, optimum: Tensor | None = None):
         M, d = a.shape if a.dim() == 2 else (0, 0)
         if S.shape != (M, d, d) or c.shape != (M, d) or 0 in a.shape:
@@ -44,6 +46,7 @@ class Representation(Problem):
         self.check()
 
     @classmethod
+    @checked
     def random(
         cls,
         *,
@@ -61,6 +64,8 @@ class Representation(Problem):
         only if the target is shrunken alike, c_i = U_* theta_i*(U_*): then Phi(U_*) = 0. With c_i = a_i
         (`shrunken` False) Phi falls as U grows, and its infimum 0 is not attained: no optimum.
         """
+        if rank > d:
+            raise ValueError(f"expected a rank of 1 to d = {d}, got {rank}")
         rng = torch.Generator().manual_seed(seed)
         optimum = torch.linalg.qr(torch.randn(d, rank, generator=rng, dtype=torch.float64)).Q
         heads = torch.randn(tasks, rank, generator=rng, dtype=torch.float64)

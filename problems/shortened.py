@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from problems.arguments import checked
 from problems.base import Constants, Parameters, Problem, Tasks, matvec
 from problems.tight import Tight
 
@@ -29,9 +30,10 @@ class Shortened(Problem):
 
     broadcasts_replicas = True
 
+    @checked
     def __init__(self, tight: Tight, *, cg_steps: int, kappa: float):
-        if cg_steps < 1 or not 1 < kappa < math.inf:
-            raise ValueError(f"expected cg_steps >= 1 and 1 < kappa < inf, got {cg_steps} and {kappa}")
+        if not kappa > 1:
+            raise ValueError(f"expected kappa > 1, got {kappa}")
         self.tight, self.cg_steps, self.kappa = tight, cg_steps, kappa
         self.p, self.q = 1, cg_steps + 1
         cosines = torch.cos(torch.arange(self.q, dtype=torch.float64) * math.pi / cg_steps)

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from problems.arguments import checked
 from problems.heads import ProxHeads, halves
 
 
@@ -19,6 +20,7 @@ class ProxSoftmax(ProxHeads):
 
     spread = math.sqrt(2)
 
+    @checked
     def __init__(
         self,
         X: Tensor,
@@ -30,12 +32,13 @@ class ProxSoftmax(ProxHeads):
         prox: float = 1.0,
         regulariser: float = 0.1,
     ):
-        if not isinstance(classes, int) or classes < 2:
+        if classes < 2:
             raise ValueError(f"expected classes an integer >= 2, got {classes!r}")
         self.outputs = classes
         super().__init__(X, y, X_val, y_val, prox=prox, regulariser=regulariser)
 
     @classmethod
+    @checked
     def random(
         cls,
         *,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from problems.arguments import checked
 from problems.base import Parameters
 from problems.embedded import Embedded
 
@@ -23,6 +24,7 @@ class Separable(Embedded):
 
     smoothness = 1.0
 
+    @checked
     def __init__(self, exponents: Sequence[float], *, curvatures: Sequence[float], **embedding: Any):
         super().__init__(dimension=len(exponents), **embedding)
         self.exponents = torch.as_tensor(exponents, dtype=torch.float64)
@@ -67,6 +69,7 @@ class PowerTail(Separable):
     Raises ValueError on exponents <= 0, ripples outside [0, 1), or lists of different lengths.
     """
 
+    @checked
     def __init__(
         self,
         exponents: Sequence[float],
@@ -114,6 +117,7 @@ class PowerWell(Separable):
     exponents    m > 2. L_j = m (m - 1). Raises ValueError on exponents <= 2.
     """
 
+    @checked
     def __init__(self, exponents: Sequence[float], **embedding: Any):
         if not all(m > 2 for m in exponents):
             raise ValueError(f"expected exponents > 2, got {list(exponents)}")

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from problems.arguments import checked
 from problems.base import Parameters
 from problems.embedded import Embedded
 
@@ -26,6 +27,7 @@ class Tight(Embedded):
     gradient       the value of |grad Phi| on the first T iterates; `with_gap` chooses it from Phi(phi_0) - Phi*
     """
 
+    @checked
     def __init__(
         self,
         *,
@@ -36,8 +38,6 @@ class Tight(Embedded):
         dimension: int = 1,
         **embedding: Any,
     ):
-        if horizon < 1:
-            raise ValueError(f"expected horizon >= 1, got {horizon}")
         if not (smoothness > 0 and gradient > 0 and 0 < relative_step <= 1):
             raise ValueError(
                 "expected smoothness > 0, gradient > 0 and 0 < relative_step <= 1, "
@@ -52,6 +52,8 @@ class Tight(Embedded):
             relative_step,
         )
         self.upper_step_size = relative_step / smoothness
+        if not math.isfinite(self.upper_step_size * gradient):
+            raise ValueError(f"expected a larger smoothness, got {smoothness}: a step is no finite number")
 
     @classmethod
     def with_gap(cls, gap: float, *, horizon: int, smoothness: float = 4.0, **options: Any) -> Self:
@@ -153,6 +155,7 @@ class Plateau(Tight):
     nonconvex worst case at omega = 0.05, h = 1. Iterates may be off by omega s: the orbit is stable, unlike `Zigzag`.
     """
 
+    @checked
     def __init__(self, *, horizon: int, omega: float = 0.05, **options: Any):
         if not 0 <= omega <= 0.5:
             raise ValueError(f"expected 0 <= omega <= 1/2, got {omega}")
@@ -195,5 +198,6 @@ class Zigzag(Plateau):
     Source: Abbaszadehpeivasti, de Klerk, Zamani, Optimization Letters 2022.
     """
 
+    @checked
     def __init__(self, *, horizon: int, **options: Any):
         super().__init__(horizon=horizon, omega=0.0, **options)

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from problems.arguments import checked
 from problems.base import Constants, Parameters, Parts, Problem, Tasks, Terms
 
 
@@ -19,6 +20,7 @@ class Wrapper(Problem):
     read from it as well; setting one sets it here alone.
     """
 
+    @checked
     def __init__(self, problem: Problem):
         self.problem = problem
         self.broadcasts_replicas = problem.broadcasts_replicas

@@ -206,7 +206,7 @@ class Evaluations:
 
     def _values(self, objective: Callable[..., Tensor], features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
         values = self._over_replicas(objective, features, theta, tasks)
-        require_values(values, objective.__name__, theta.shape[:-1])
+        require_one_a_task(values, objective.__name__, theta)
         return values
 
     def _closed_form(self, name: str, like: Tensor, *arguments: Any) -> Tensor:
@@ -233,11 +233,15 @@ class Evaluations:
         return mapped(tensors, tasks.index, tasks.tensors)
 
 
-def require_values(values: Any, what: str, shape: Sequence[int]) -> None:
-    """Raise TypeError or ValueError unless an objective returned one real number a task, in a tensor of this shape."""
+def require_one_a_task(values: Any, what: str, theta: Tensor) -> None:
+    """Raise TypeError or ValueError unless an objective returned one real number a task, in a tensor where theta is."""
     if not isinstance(values, Tensor):
         raise TypeError(f"expected {what} to return a tensor, one value a task, got {shown(values)}")
-    if values.shape != shape:
-        raise ValueError(f"expected {what} to return one value a task, shape {tuple(shape)}, got {tuple(values.shape)}")
-    if not values.is_floating_point():
-        raise TypeError(f"expected {what} to return real floating-point numbers, got {values.dtype}")
+    if values.shape != theta.shape[:-1]:
+        raise ValueError(
+            f"expected {what} to return one value a task, shape {tuple(theta.shape[:-1])}, got {tuple(values.shape)}"
+        )
+    if not values.is_floating_point() or values.layout is not torch.strided:
+        raise TypeError(f"expected {what} to return real floating-point numbers, got {values.dtype}, {values.layout}")
+    if values.device != theta.device:
+        raise ValueError(f"expected {what} to return values on {theta.device}, got some on {values.device}")

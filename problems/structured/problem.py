@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from problems.arguments import checked
 from problems.arrays import floating
 from problems.base import Constants, Parameters, Problem, Tasks
 from problems.quadratic import Quadratic
@@ -100,6 +101,7 @@ class Structured(Problem):
         return coefficients, basis
 
     @classmethod
+    @checked
     def random(
         cls,
         structure: Literal["low-rank", "circulant", "sparse"],
@@ -121,9 +123,6 @@ class Structured(Problem):
         task, so that batches converge to it as the whole pool does. Cost: O(p + q log q + M), and one solve with A
         where realisable. Raises ValueError on sizes < 1, p not a multiple of q, kappa < 1.
         """
-        for name, size in {"tasks": tasks, "p": p, "q": q, "rank": rank}.items():
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"expected {name} an integer >= 1, got {size!r}")
         if p % q:
             raise ValueError(f"expected p a multiple of q, got p = {p}, q = {q}")
         if not 1 <= kappa < math.inf:

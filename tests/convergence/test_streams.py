@@ -117,7 +117,7 @@ def test_iterations_are_independent_of_each_other(replacement, lag):
 def test_a_batch_that_cannot_be_drawn_is_refused():
     with pytest.raises(ValueError, match="expected a batch of at most 4 tasks without replacement, got 5"):
         TaskStream(0, pool=4, batch=5, replacement=False)
-    with pytest.raises(ValueError, match="expected a batch of at least one task, got 0"):
+    with pytest.raises(ValueError, match="expected batch an integer >= 1, got 0"):
         TaskStream(0, pool=4, batch=0, replacement=True)
     assert len(TaskStream(0, pool=4, batch=5, replacement=True).index(0)) == 5
 
@@ -129,3 +129,33 @@ def test_generators_differ_by_seed_purpose_and_iteration_and_repeat_otherwise():
     for key, value in draws.items():
         assert float(torch.rand((), generator=generator(*key), dtype=torch.float64)) == value
     assert generator(0, "start").device.type == "cpu"
+
+
+def test_seeds_below_two_to_the_32_draw_what_they_always_drew():
+    """Golden numbers: evidence that is stored names its seed."""
+    assert torch.rand(1, generator=generator(3, "noise", 5)).item() == 0.6787089109420776
+    assert TaskStream(2**32 - 1, pool=10, batch=3, replacement=False).index(7).tolist() == [7, 3, 6]
+
+
+def test_longer_seeds_have_streams_of_their_own():
+    """As words of 32 bits, 5 + 2^32 and the purpose "noise" would read as 5, the purpose "tasks" and iteration 2."""
+
+    def first(seed: int, purpose: str, iteration: int) -> float:
+        return torch.rand(1, generator=generator(seed, purpose, iteration), dtype=torch.float64).item()
+
+    seeds = [5 + k * 2**32 for k in range(3)] + [2**63 - 1]
+    drawn = {first(seed, purpose, t) for seed in seeds for purpose in ("start", "tasks", "noise") for t in range(3)}
+    assert len(drawn) == 9 * len(seeds)
+    batches = {tuple(TaskStream(seed, pool=10**4, batch=9, replacement=True).index(0).tolist()) for seed in seeds}
+    assert len(batches) == len(seeds)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True, None, 2**63])
+def test_what_is_no_seed_is_refused(seed):
+    with pytest.raises(ValueError, match="expected seed an integer >= 0, got"):
+        generator(seed, "start")
+
+
+def test_batches_that_no_machine_holds_are_refused_before_anything_is_drawn():
+    with pytest.raises(ValueError, match="expected numbers of the tasks in batches that fit the [0-9]+ bytes"):
+        TaskStream(0, pool=10, batch=10**15, replacement=True)

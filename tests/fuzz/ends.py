@@ -63,7 +63,11 @@ def ends_well(case: Case) -> None:
         return
     if case.right is None:
         raise BadEnding(f"{case.name}: expected to be refused, was accepted, and gave {str(found)[:300]}")
-    if not case.right(found):
+    try:
+        right = case.right(found)
+    except Exception as error:
+        raise BadEnding(f"{case.name}: no result that can be used: {type(error).__name__}: {error}") from error
+    if not right:
         raise BadEnding(f"{case.name}: a wrong result without a word: {str(found)[:300]}")
 
 

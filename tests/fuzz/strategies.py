@@ -34,7 +34,7 @@ def _named(*values: Any) -> list[Named]:
 
 PLAIN = _named(
     *(None, True, False, -1, 0, 1, 3, 2.0, 2.5, 0.0, -0.0, math.nan, math.inf, -math.inf, 5e-324, 1e308),
-    *(10**18, 2**32, 2**63, -(2**63), 10**400, "", "3", "1e3", "nan", "é\n", "-rf", "0" * 300, b"3", [], [1], (), {}),
+    *(10**18, 2**48, 2**63, -(2**63), 10**400, "", "3", "1e3", "nan", "é\n", "-rf", "0" * 300, b"3", [], [1], (), {}),
     *({"a": 1}, {1}, 1 + 2j, range(3), Decimal("0.5"), Fraction(1, 2), slice(2), ..., int, NotImplemented),
 )
 PLAIN += [Named("object()", object()), Named("a function", lambda *_: 1), Named("a generator", (x for x in ()))]
@@ -46,8 +46,9 @@ ARRAYS = [
     Named("a meta tensor", torch.ones((), device="meta")),
     Named("a sparse tensor", torch.eye(2).to_sparse()),
 ]
-DRAWN = st.one_of(
-    st.integers(), st.floats(), st.text(max_size=5), st.binary(max_size=3), st.lists(st.integers(), max_size=3)
+INTEGERS = st.one_of(st.integers(-(10**3), 10**3), st.integers(min_value=10**14), st.integers(max_value=-(10**4)))
+DRAWN = st.one_of(  # no number that is merely large: to work long on it would be right
+    INTEGERS, st.floats(), st.text(max_size=5), st.binary(max_size=3), st.lists(st.integers(), max_size=3)
 ).map(lambda value: Named(f"{type(value).__name__} {value!r}", value))
 VALUES = st.one_of(st.sampled_from(PLAIN), st.sampled_from(PLAIN + ARRAYS), DRAWN)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from convergence.arguments import capable, integer, non_negative, positive, share, shown, truth
+from problems.arguments import capable, integer, non_negative, positive, share, shown, truth
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])

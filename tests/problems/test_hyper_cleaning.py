@@ -284,7 +284,7 @@ def test_cleaning_finds_the_corrupted_labels_and_classifies_better_than_all_of_t
         ({"row": torch.tensor([0, 1, 2, 3, 4, 0]).expand(2, 6)}, "to differ in their row, got a row twice"),
         ({"X": torch.full((2, 6, 3), math.nan)}, "expected finite values in data tensor 'X', got 36"),
         ({"ridge": 0.0}, "expected ridge > 0, got 0"),
-        ({"ridge": math.nan}, "expected ridge > 0, got nan"),
+        ({"ridge": math.nan}, "expected ridge a finite number, got nan"),
         ({"corrupted": torch.ones(3, dtype=torch.bool)}, r"expected corrupted of shape \(\d,\), bool, got \(3,\)"),
     ],
 )
@@ -300,7 +300,7 @@ def test_malformed_arguments_are_refused(change, sentence):
         ({"pool": 3}, "got 10, 3 and 0.4"),
         ({"corrupted": 1.5}, "got 10, 1 and 1.5"),
         ({"train": 1797}, "that leave some of 1797 to test on, got 1797 and 10"),
-        ({"validation": 0}, "that leave some of 1797 to test on, got 20 and 0"),
+        ({"validation": 0}, "expected validation an integer >= 1, got 0"),
         ({"tasks": 3}, "expected 20 and 10 examples to divide into 3 equal shares"),
     ],
 )

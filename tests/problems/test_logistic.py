@@ -98,7 +98,7 @@ def test_the_constants_follow_the_data_and_the_regularisers():
         ({"X": normal(0, 3, 4, 3), "y": torch.ones(3, 4)}, r"to share M and d, got \(3, 4, 3\) and \(2, 5, 3\)"),
         ({"X": torch.full((2, 4, 3), math.inf)}, "expected finite values in data tensor 'X', got 24 that are not"),
         ({"prox": 0.0}, "expected prox > 0 and regulariser >= 0, got 0.0 and 0.1"),
-        ({"prox": math.nan}, "expected prox > 0 and regulariser >= 0, got nan and 0.1"),
+        ({"prox": math.nan}, "expected prox a finite number, got nan"),
         ({"regulariser": -1.0}, "expected prox > 0 and regulariser >= 0, got 1.0 and -1.0"),
     ],
 )

