@@ -25,6 +25,7 @@ Source.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,6 +114,11 @@ def _directions(setting: Setting, *, planted: bool = False) -> Evidence:
     }
 
 
+def _moment(problem: Quadratic, method: Any, discard: int, **options: Any) -> np.ndarray:
+    """The average of |grad Phi|^2 after so many iterations, of each replica."""
+    return solve(problem, method, **options).trace["grad_norm_sq"][discard:].mean(0).numpy()
+
+
 def _cells(setting: Setting, batches: Mapping[bool, tuple[int, ...]], *, planted: bool = False) -> Evidence:
     problem = Quadratic.random(tasks=POOL, p=4, q=4, kappa=1.5, equal_hessians=True, seed=setting.seed + 3)
     theory = QuadraticTheory.of(problem)
@@ -124,9 +130,11 @@ def _cells(setting: Setting, batches: Mapping[bool, tuple[int, ...]], *, planted
     for replacement, batch in setting.track(cells, "batch sizes"):
         law, radius = theory.stationary_moment(beta, zeta(batch, POOL, replacement=replacement))
         discard = burn_in(radius)
-        result = solve(
+        moment = setting.kept(
+            _moment,
             problem,
             method,
+            discard,
             iterations=discard + setting.pick(160, 1000),
             batch=batch,
             replacement=replacement or planted,
@@ -135,7 +143,7 @@ def _cells(setting: Setting, batches: Mapping[bool, tuple[int, ...]], *, planted
             device=setting.device,
         )
         rows.append((batch, replacement, zeta(batch, POOL, replacement=replacement), law))
-        moments.append(result.trace["grad_norm_sq"][discard:].mean(0).numpy())
+        moments.append(moment)
     full = solve(
         problem,
         method,

@@ -37,6 +37,7 @@ class Cells:
     def __init__(self, folder: Path):
         self.folder = folder
         self._asked = 0
+        self._measuring = False
         self._noted = 0.0
 
     def within(self, part: str) -> Cells:
@@ -45,10 +46,16 @@ class Cells:
 
     def kept(self, measure: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         """measure(*arguments, **options), or what it was when it was kept. Raises CellChanged; OSError on writing."""
+        if self._measuring:  # part of a value that is kept as a whole
+            return measure(*arguments, **options)
         what, path = getattr(measure, "__qualname__", "a value"), self.folder / f"{self._asked:04d}.npz"
         self._asked += 1
         if not path.exists():
-            content = _encoded(what, measure(*arguments, **options))
+            self._measuring = True
+            try:
+                content = _encoded(what, measure(*arguments, **options))
+            finally:
+                self._measuring = False
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, content)
         return _decoded(what, path)  # type: ignore[no-any-return]

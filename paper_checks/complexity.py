@@ -36,7 +36,7 @@ from convergence.rates import hitting_time, log_log_slope, running_average
 from paper_checks.claim import Comparison, Evidence, Setting, at_most, equal
 from paper_checks.lyapunov import Lyapunov, potential
 from paper_checks.planted import OneLowerStepFewer
-from problems import Huber, Parameters, ProxSoftmax, Quadratic, Tasks
+from problems import Huber, Parameters, Problem, ProxSoftmax, Quadratic, Tasks
 
 PLANTED = "one lower gradient step fewer than declared"
 CALLS = ("lower_gradient", "hvp", "cross_product", "upper_gradient")
@@ -46,7 +46,7 @@ FAMILIES, STARTS = ("quadratic", "heads"), {"warm": True, "cold": False, "warm t
 
 def run(setting: Setting) -> Evidence:
     """First hits on Huber, hitting times on quadratics, counts."""
-    return {**_first_hits(setting), **_hitting_times(setting), **_counts(setting)}
+    return {**_first_hits(setting), **setting.kept(_hitting_times, setting), **_counts(setting)}
 
 
 def control(setting: Setting) -> Evidence:
@@ -55,7 +55,7 @@ def control(setting: Setting) -> Evidence:
     What is right was judged in `run`: here it is gathered at smoke scale.
     """
     right, planted = replace(setting, scale="smoke"), replace(setting, method=OneLowerStepFewer)
-    return {**_first_hits(right), **_hitting_times(right), **_counts(planted)}
+    return {**_first_hits(right), **right.kept(_hitting_times, right), **_counts(planted)}
 
 
 def judge(evidence: Evidence) -> list[Comparison]:
@@ -89,18 +89,16 @@ def _first_hits(setting: Setting) -> Evidence:
         N = math.ceil((2 / eps - 1) / 2) - 1
         problem = Huber.with_gap(0.25, horizon=N + 1, smoothness=4.0, kappa=10.0, dimension=4, coupled=True)
         method = setting.method(lower_steps=1, cg_steps=4, upper_step_size=problem.upper_step_size, warm_start=True)
-        result = solve(
-            problem,
-            method,
-            iterations=N + 50,
-            stop_at={"grad_norm_sq": eps},
-            seed=setting.seed,
-            device=setting.device,
-        )
-        hit = hitting_time(result.trace["grad_norm_sq"], eps)
+        hit = setting.kept(_first_hit, setting, problem, method, eps, iterations=N + 50)
         rows.append((eps, math.nan if hit is None else hit, math.ceil((2 / eps + 1) / 2)))
     eps, hit, law = (np.array(column, float) for column in zip(*rows, strict=True))
     return {"huber_eps": eps, "huber_hit": hit, "huber_law": law}
+
+
+def _first_hit(setting: Setting, problem: Problem, method: Any, eps: float, *, iterations: int) -> int | None:
+    stop_at = {"grad_norm_sq": eps}
+    result = solve(problem, method, iterations=iterations, stop_at=stop_at, seed=setting.seed, device=setting.device)
+    return hitting_time(result.trace["grad_norm_sq"], eps)
 
 
 def _hitting_times(setting: Setting) -> Evidence:

@@ -193,7 +193,7 @@ def _glyphs(setting: Setting, courses: tuple[Course, ...]) -> Evidence:
     cells = [(course, setting.seed + seed) for course in courses for seed in range(course.seeds)]
     found: dict[str, list[tuple[list[int], list[float], list[np.ndarray]]]] = {}
     for course, seed in setting.track(cells, "recipes and seeds"):
-        found.setdefault(course.recipe, []).append(_measured(setting, course, splits, seed))
+        found.setdefault(course.recipe, []).append(setting.kept(_measured, setting, course, splits, seed))
     evidence: Evidence = {"recipes": np.array(list(found))}
     for course in courses:
         iterations, validation, tests = zip(*found[course.recipe], strict=True)

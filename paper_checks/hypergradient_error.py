@@ -125,7 +125,8 @@ def _bound(setting: Setting) -> Evidence:
         problems.append(ProxSoftmax.random(tasks=few, classes=3, features=2, examples=15, prox=prox, seed=seed))
     rows: list[Row] = []
     for problem in setting.track(problems, "families of the bound"):
-        rows += _quadratic_rows(setting, problem) if isinstance(problem, Quadratic) else _head_rows(setting, problem)
+        of_family = _quadratic_rows if isinstance(problem, Quadratic) else _head_rows
+        rows += setting.kept(of_family, setting, problem)
     error, bound, gradient, family = (np.array(column) for column in zip(*rows, strict=True))
     return {
         "bound_error": error,

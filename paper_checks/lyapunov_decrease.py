@@ -168,7 +168,7 @@ def _gather(
         *(partial(_heads, setting, cell) for cell in heads),
         *(partial(_far, setting, cell) for cell in lemma),
     ]
-    found = [measure() for measure in setting.track(cells, "warm runs")]
+    found = [setting.kept(measure) for measure in setting.track(cells, "warm runs")]
     evidence: Evidence = {}
     for k, each in enumerate(found):
         evidence |= {f"V_{k}": each.pop("V"), f"grad_norm_sq_{k}": each.pop("grad_norm_sq")}

@@ -121,7 +121,8 @@ def _make(setting: Setting, name: str) -> Make:
 
 def _contest(setting: Setting, arena: Arena, makes: dict[str, Make]) -> Evidence:
     """One row a method; a refused one has its sentence and no numbers."""
-    cells = [_entry(setting, arena, makes[name]) for name in setting.track(list(makes), f"methods on {arena.name}")]
+    tracked = setting.track(list(makes), f"methods on {arena.name}")
+    cells = [setting.kept(_entry, setting, arena, makes[name]) for name in tracked]
     ran = [cell for cell in cells if "refused" not in cell]
     looks = max(len(cell["evaluations"]) for cell in ran)
     cells = [{name: _as_long(x, looks) if name in CURVES else x for name, x in cell.items()} for cell in cells]

@@ -149,21 +149,19 @@ class Instance(NamedTuple):
 
     def trace(self, setting: Setting, iterations: int, batch: int, *, replacement: bool, replicas: int) -> Array:
         """|grad Phi(phi_t)|^2, (T, replicas)."""
-        return (
-            solve(
-                self.problem,
-                self.method,
-                iterations=iterations,
-                batch=batch,
-                replacement=replacement,
-                replicas=replicas,
-                phi0={"phi": torch.as_tensor(self.start)},
-                seed=setting.seed,
-                device=setting.device,
-            )
-            .trace["grad_norm_sq"]
-            .numpy()
+        return setting.kept(
+            self._squares,
+            iterations=iterations,
+            batch=batch,
+            replacement=replacement,
+            replicas=replicas,
+            phi0={"phi": torch.as_tensor(self.start)},
+            seed=setting.seed,
+            device=setting.device,
         )
+
+    def _squares(self, **options: Any) -> Array:
+        return solve(self.problem, self.method, **options).trace["grad_norm_sq"].numpy()
 
 
 def _gather(setting: Setting, iid: tuple[int, ...], pool: tuple[int, ...]) -> Evidence:

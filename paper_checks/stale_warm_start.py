@@ -126,7 +126,11 @@ class Instance(NamedTuple):
             lower_steps=K, lower_step_size=alpha, cg_steps=cg_steps, upper_step_size=beta, warm_start=True
         )
         options |= {"seed": setting.seed, "device": setting.device}
-        return solve(self.problem, method, **options).trace["grad_norm_sq"].numpy()
+        return setting.kept(_squares, self.problem, method, **options)
+
+
+def _squares(problem: Quadratic, method: Any, **options: Any) -> Array:
+    return solve(problem, method, **options).trace["grad_norm_sq"].numpy()
 
 
 # ---- (a)

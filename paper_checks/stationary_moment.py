@@ -223,6 +223,10 @@ def _curves(setting: Setting, instances: list[Instance]) -> Evidence:
 def _trace(setting: Setting, instance: Instance, **options: Any) -> Array:
     """|grad Phi(phi_t)|^2, (T,) or (T, replicas)."""
     options |= {"seed": setting.seed, "device": setting.device}
+    return setting.kept(_squares, instance, **options)
+
+
+def _squares(instance: Instance, **options: Any) -> Array:
     return solve(instance.problem, instance.method, **options).trace["grad_norm_sq"].numpy()
 
 

@@ -53,7 +53,7 @@ def _runs(setting: Setting, *, kappas: tuple[float, ...]) -> Evidence:
     rows = []
     for family, kappa, horizon, h in setting.track(_cells(kappas, horizons), "runs"):
         problem = _instance(FAMILIES[family], horizon, h, kappa)
-        squares = _trace(setting, problem, kappa)
+        squares = setting.kept(_trace, setting, problem, kappa)
         scale = problem.smoothness * problem.gap
         rows.append((family, kappa, horizon, h, squares.min() / scale, problem.law, squares.sum() / (2 * scale)))
     family, kappa, T, h, measured, law, total = (np.array(column, float) for column in zip(*rows, strict=True))

@@ -119,7 +119,7 @@ class Law:
 
 def _runs(setting: Setting, *, horizon: int) -> Evidence:
     runs = setting.track([_tails(), _wells()], "runs")
-    found = [_run(setting, problem, laws, horizon) for problem, laws in runs]
+    found = [setting.kept(_run, setting, problem, laws, horizon) for problem, laws in runs]
     joined = {name: np.concatenate([each[name] for each in found], axis=-1) for name in found[0]}
     places = [horizon // PERIOD**k for k in range(7, 0, -1) if horizon // PERIOD**k >= EVERY]
     fall = [joined["square"][s // EVERY] / joined["square"][PERIOD * s // EVERY] for s in places]
