@@ -23,6 +23,11 @@ Typeset = Callable[[str], str]
 FOLDER = DOCS / "claims"
 
 
+def on_github(text: str) -> str:
+    """Formulas as LaTeX without backslashes before punctuation, which Markdown would take for its own."""
+    return markdown(text).replace(r"\,", r"\thinspace ")
+
+
 class Family(NamedTuple):
     """Claims that are listed on one page, the folder of their pages, and that of their modules."""
 
@@ -39,7 +44,7 @@ PAPER = Family(CLAIMS, FOLDER, ROOT / "paper_checks")
 OWN = Family(own_problem.CLAIMS, FOLDER / "own_problem", ROOT / "paper_checks" / "own_problem")
 
 
-def pages(typeset: Typeset = markdown) -> dict[Path, str]:
+def pages(typeset: Typeset = on_github) -> dict[Path, str]:
     """The page of each claim, and of each family a README.md, its table in the order of the report.
 
     typeset   plain text of docstrings with formulas -> Markdown
@@ -101,7 +106,7 @@ def items(text: str) -> str:
     return "\n".join([*([first.strip(), ""] if first else []), *(f"- {item.strip()}" for item in rest)]).strip()
 
 
-def linked(text: str, family: Family = PAPER, typeset: Typeset = markdown) -> str:
+def linked(text: str, family: Family = PAPER, typeset: Typeset = on_github) -> str:
     """Typeset text in which pages of docs/, sections of the theory and other claims are links."""
     pieces, end = [], 0
     for found in _REFERENCE.finditer(text):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -50,7 +51,8 @@ class Command(NamedTuple):
 def page() -> str:
     """The guide."""
     template = ENVIRONMENT.get_template("command_line.md.j2")
-    return template.render(apps={prog: list(commands(prog, app)) for prog, app in APPS.items()})
+    text = template.render(apps={prog: list(commands(prog, app)) for prog, app in APPS.items()})
+    return re.sub(r"\n{3,}", "\n\n", text)  # what is left of loops over nothing
 
 
 def commands(prog: str, app: typer.Typer) -> Iterator[Command]:
