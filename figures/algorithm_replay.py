@@ -43,7 +43,7 @@ def draw(evidence: Evidence) -> Figure:
     nothing = f"equal to the last bit: drawn at ${power_of_ten(SMALLEST)}$"
     guide(difference, [0, times[-1]], [SMALLEST, SMALLEST])
     describe(difference, x="upper iteration $t$", y="largest relative difference", logarithmic="y", counts="x")
-    difference.set_ylim(SMALLEST / 3, 1e-9)
+    difference.set_ylim(SMALLEST / 3, max(1e-9, 3 * difference.dataLim.y1))
     legend(path, dashed("written out"))
     legend(difference, dashed(f"allowed: ${power_of_ten(ALLOWED)}$"), dotted(nothing), columns=1)
     shared_legend(figure, *map(key, series.values()))

@@ -25,7 +25,7 @@ def draw(evidence: Evidence) -> Figure:
     for k, series in shown.items():
         V, squares = evidence[f"V_{k}"], evidence[f"grad_norm_sq_{k}"]
         below = np.flatnonzero(LEAST[int(evidence["cells"][k, 0])] > V)
-        V = V[: below[0]] if len(below) else V
+        V = V[: max(below[0], 1)] if len(below) else V
         T, beta = np.arange(1, len(V)), evidence["beta"][k]
         trace(potential, T, V[1:] / V[0], series)
         promised = beta / 2 * squares[: len(V) - 1]

@@ -62,6 +62,9 @@ def describe(axes: Axes, *, x: str, y: str, logarithmic: str = "", counts: str =
     `logarithmic` and `counts` say which of "x", "y" have a logarithmic axis, or ticks at integers only.
     """
     axes.set(xlabel=x, ylabel=y)
+    # Of a run that failed nothing may be positive: there a logarithmic axis has no limits
+    positive = {"x": axes.dataLim.minposx, "y": axes.dataLim.minposy}
+    logarithmic = "".join(name for name in logarithmic if np.isfinite(positive[name]))
     axes.set(**{f"{name}scale": "log" for name in logarithmic})
     axes.grid(visible=True)
     for name in counts:
@@ -134,8 +137,9 @@ def level(axes: Axes, value: float, *, vertical: bool = False) -> None:
 
 def diagonal(axes: Axes, values: Array) -> None:
     """measured = predicted, over the range of the predicted values."""
-    ends = [np.min(values), np.max(values)]
-    predicted(axes, ends, ends)
+    if np.isfinite(values).any():
+        ends = [np.nanmin(values), np.nanmax(values)]
+        predicted(axes, ends, ends)
 
 
 def guide(axes: Axes, x: npt.ArrayLike, y: npt.ArrayLike) -> None:

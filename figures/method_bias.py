@@ -63,7 +63,7 @@ def _by_name(axes: Axes, e: Evidence) -> None:
     predicted(axes, [ALLOWED] * 2, places)
     guide(axes, [LEAST] * 2, places)
     describe(axes, x="direction off its formula, relative", y="method", logarithmic="x")
-    axes.set(xlim=(LEAST / 3, 10 * ALLOWED), ylim=places[::-1])
+    axes.set(xlim=(LEAST / 3, max(10 * ALLOWED, 3 * off[np.isfinite(off)].max(initial=0))), ylim=places[::-1])
     axes.set_yticks(range(len(looks)), [series.label for series in looks])
     nothing = f"equal to the last bit: at ${power_of_ten(LEAST)}$"
     legend(axes, dashed(f"allowed: ${power_of_ten(ALLOWED)}$"), dotted(nothing), columns=1)

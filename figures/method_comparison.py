@@ -161,8 +161,8 @@ def _accuracy(axes: Axes, e: Evidence, looks: list[Series]) -> None:
             fontsize=SMALL_SIZE,
         )
     describe(axes, x="thousand evaluations", y="test accuracy")
-    low, high = axes.dataLim.intervaly
-    axes.set_ylim(top=high + 0.2 * (high - low))  # room for the words
+    low, high = axes.get_ylim()
+    axes.set_ylim(top=high + 0.15 * (high - low))  # room for the words
 
 
 def _over_seconds(axes: Axes, e: Evidence, looks: list[Series]) -> None:

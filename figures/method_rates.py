@@ -77,7 +77,7 @@ def _exponents(axes: Axes, e: Evidence) -> None:
     """A row for each method and setting: the fitted exponent, its interval over seeds, and what is declared."""
     rows = list(_rows(e))
     for place, (_, series, declared, x, y) in enumerate(rows):
-        if len(x) > 1:
+        if len(x) > 1 and all((np.isfinite(values) & (values > 0)).all() for values in (x, y)):
             slope = log_log_slope(x, y)
             axes.plot([slope.low, slope.high], [place, place], color=series.colour, linewidth=0.8)
             measured(axes, [slope.value], [place], series, label="")

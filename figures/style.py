@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from math import log10
+from math import isfinite, log10
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -204,6 +204,8 @@ def one_digit(value: float, *, plain: range = range(-3, 3)) -> str:
     >>> one_digit(9.6), one_digit(0.0316), one_digit(1e-4), one_digit(5.2e-15)
     ('10', '0.03', '$10^{-4}$', '$5\\\\cdot10^{-15}$')
     """
+    if not isfinite(value):
+        return f"{value:g}"
     digit, exponent = f"{value:.0e}".split("e")
     if int(exponent) in plain:
         return f"{float(f'{digit}e{exponent}'):g}"

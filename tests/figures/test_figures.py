@@ -269,6 +269,34 @@ def test_drawing_leaves_the_evidence_and_pyplot_alone(claim):
     assert Gcf.get_num_fig_managers() == 0
 
 
+# What is measured of these is no array of MEASURED: it moves a prediction as well
+ALSO = {
+    "certificate": ("error", "cold_adaptive_squares_100"),
+    "lyapunov_decrease": ("V_0", "grad_norm_sq_0", "V_5"),
+    "memory": ("over_K", "unrolled_0"),
+    "method_bias": ("K_d", "methods_d", "random_d"),
+}
+
+
+@pytest.mark.parametrize("failure", ["diverged", "nothing"])
+@every_claim
+def test_what_a_run_that_failed_leaves_is_drawn(claim, failure):
+    evidence = make(claim, 6)
+    for name in MEASURED.get(claim, ()) + ALSO.get(claim, ()):
+        values = np.array(evidence[name], float)
+        if failure == "nothing":
+            values[...] = 0
+        else:
+            values.flat[values.size // 3 :] = np.inf
+            values.flat[-1] = np.nan
+        evidence[name] = values
+    with np.errstate(all="ignore"):
+        figure = FIGURES[claim](evidence)
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            assert np.isfinite(axis.get_majorticklocs()).all()  # a logarithmic axis without limits raises here
+
+
 # array of names -> the arrays with a row for each of them; what else has a row for each method by another name
 OWN = {
     "method_bias": {"methods": ("methods_counts", "methods_d", "methods_law"), "random": ("random_d", "random_law")},
