@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
@@ -65,13 +65,13 @@ class Asked:
         classes = labels.get("classes")
         return cls(**{**labels, "classes": None if classes is None else tuple(classes)})
 
-    def resumed(self, labels: Mapping[str, Any]) -> Asked:
-        """What goes on with a run of these labels (same data, same method): what was not asked for is as they say."""
+    def resumed(self, labels: Mapping[str, Any], given: Collection[str]) -> Asked:
+        """What goes on with a run of these labels, of the same data and method: what is not `given` is as they say."""
         held = Asked.from_json(labels)
-        if (held.data, held.method) != (self.data, self.method):
+        method = self.method if "method" in given else held.method
+        if (held.data, held.method) != (self.data, method):
             return self
-        open_ = {name for name, value in self.as_json().items() if value in (None, "auto") or value is False}
-        return replace(self, **{name: getattr(held, name) for name in open_})
+        return replace(held, **{name: getattr(self, name) for name in given if getattr(self, name, "auto") != "auto"})
 
     def splits(self, *, progress: bool = True) -> Splits:
         """The images; `progress` as `data_sets.images` takes it."""

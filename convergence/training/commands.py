@@ -146,15 +146,16 @@ def train(
     wanted = over_seeds.given(seeds, context.args)
     if wanted is not None and seed is not None:
         raise ValueError(f"expected --seed or --seeds, got both (--seed {seed})")
+    given = _given(context)
     context.params["compile"] = context.params.pop("compile_")
     positive("--rank-timeout", rank_timeout)
     with _options_named(), launched(device, timeout=rank_timeout) as ranks:
         asked, plan = _asked(context.params), _plan(context.params)
         if wanted is None:
             held = ranks.from_first(lambda: restarted() and RunFolder(out).checkpoint.is_file())
-            _train_one(asked, {**plan, "seed": seed}, out, ranks, resume=resume or held)
+            _train_one(asked, {**plan, "seed": seed}, given, out, ranks, resume=resume or held)
         else:
-            _train_each(wanted, asked, plan, out, ranks, resume=resume or restarted())
+            _train_each(wanted, asked, plan, given | {"seed"}, out, ranks, resume=resume or restarted())
         if ranks.first:
             _say(f"next: python -m convergence evaluate {shlex.quote(str(out))}")
 
@@ -231,6 +232,16 @@ def _plan(params: Mapping[str, Any]) -> dict[str, Any]:
     return found | {"augmentation": None if augmentation == Augmentation() else augmentation}
 
 
+_OPTIONS_OF = {"augmentation": ("rotate_classes", "crop", "flip"), "channels_last": ("channels_last", "channels_first")}
+
+
+def _given(context: typer.Context) -> frozenset[str]:
+    """The options on the command line, by the names of what they decide about in `Plan` and `Asked`."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    options = {name.rstrip("_") for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
+    return frozenset(options | {field for field, names in _OPTIONS_OF.items() if options.intersection(names)})
+
+
 def _layout(params: Mapping[str, Any]) -> bool | None:
     """Whether channels are last; None where neither was asked for."""
     last, first = params["channels_last"], params["channels_first"]
@@ -247,7 +258,14 @@ def _number(name: str, value: str) -> int:
 
 
 def _train_each(
-    seeds: list[int], asked: Asked, plan: Mapping[str, Any], out: Path, ranks: Ranks, *, resume: bool
+    seeds: list[int],
+    asked: Asked,
+    plan: Mapping[str, Any],
+    given: frozenset[str],
+    out: Path,
+    ranks: Ranks,
+    *,
+    resume: bool,
 ) -> None:
     """A run for each seed in a folder of its own, and a table of them. Each is one rank's, where there are enough."""
     apart = ranks.size > 1 and len(seeds) >= ranks.size
@@ -256,7 +274,7 @@ def _train_each(
         folder, own = out / f"seed-{seed}", Ranks() if apart else ranks
         held = own.from_first((folder / "checkpoint.pt").is_file)
         trained = _train_one(
-            asked, {**plan, "seed": seed}, folder, own, resume=resume and held, shown=ranks.first, named=apart
+            asked, {**plan, "seed": seed}, given, folder, own, resume=resume and held, shown=ranks.first, named=apart
         )
         if trained.validated is not None:
             accuracies[seed] = trained.validated["validation_accuracy"]
@@ -270,6 +288,7 @@ def _train_each(
 def _train_one(
     asked: Asked,
     plan: Mapping[str, Any],
+    given: frozenset[str],
     out: Path,
     ranks: Ranks,
     *,
@@ -279,11 +298,12 @@ def _train_one(
 ) -> Trained:
     """Train, write, and end the command where it was interrupted or failed.
 
+    given   what the command line says; a run that goes on is held to that, and the rest is as it was
     shown   whether progress is; named: whether lines start with the folder, where several processes write them
     """
     recipe = asked.recipe()
     if resume:
-        asked, plan, recipe = _resumed(asked, plan, RunFolder(out), ranks)
+        asked, plan, recipe = _resumed(asked, plan, given, RunFolder(out), ranks)
     plan = {name: value for name, value in plan.items() if value is not None or name not in ("decay", "seed")}
     keep_freed_memory()
     shown = shown and ranks.first
@@ -366,21 +386,17 @@ def _watching(label: str, iterations: int, *, shown: bool) -> Iterator[Callable[
 
 
 def _resumed(
-    asked: Asked, plan: Mapping[str, Any], folder: RunFolder, ranks: Ranks
+    asked: Asked, plan: Mapping[str, Any], given: frozenset[str], folder: RunFolder, ranks: Ranks
 ) -> tuple[Asked, dict[str, Any], Recipe]:
-    """What goes on with the run in the folder: an option that has no value here has that of the run."""
+    """What goes on with the run in the folder: what is not given here is as it was."""
 
     def read() -> dict[str, Any]:
         folder.require_checkpoint()
         return folder.config()
 
     config = ranks.from_first(read)
-    asked, held = asked.resumed(config["labels"]), Plan.from_json(config["plan"])
-    flags = plan.keys() - {"channels_last"}  # which is None where it was not asked for
-    filled = {
-        name: getattr(held, name) if value is None or (value is False and name in flags) else value
-        for name, value in plan.items()
-    }
+    asked, held = asked.resumed(config["labels"], given), Plan.from_json(config["plan"])
+    filled = {name: value if name in given else getattr(held, name) for name, value in plan.items()}
     return asked, filled, asked.recipe(config["recipe"])
 
 

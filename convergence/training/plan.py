@@ -198,9 +198,12 @@ class Plan:
 
     @classmethod
     def from_json(cls, fields_: Mapping[str, Any]) -> Plan:
-        """The plan of these fields. Raises ValueError where one is missing or unknown."""
-        expected = {field.name for field in fields(cls)}
-        if expected != fields_.keys():
-            raise ValueError(f"expected a plan of the fields {sorted(expected)}, got {sorted(fields_)}")
-        turned = fields_["augmentation"]
+        """The plan of these fields; one that a run of an earlier release does not name has its default.
+
+        Raises ValueError where `iterations` is missing, or one is unknown.
+        """
+        known = {field.name for field in fields(cls)}
+        if "iterations" not in fields_ or not fields_.keys() <= known:
+            raise ValueError(f"expected a plan of the fields {sorted(known)}, got {sorted(fields_)}")
+        turned = fields_.get("augmentation")
         return cls(**{**fields_, "augmentation": None if turned is None else Augmentation(**turned)})

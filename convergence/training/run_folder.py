@@ -153,6 +153,8 @@ class RunFolder:
     def state(self, config: Mapping[str, Any], *, free: frozenset[str] = frozenset()) -> dict[str, Any]:
         """The state in the checkpoint. Raises ValueError where it is of another config, `free` entries aside."""
         held, state = checkpoints.read(self.checkpoint)
+        if isinstance(held.get("plan"), Mapping):
+            held["plan"] = Plan.from_json(held["plan"]).as_json()  # with what an earlier release did not name
         require_same(config, held, self.checkpoint, free=free | _FREE)
         return state
 

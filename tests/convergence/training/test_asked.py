@@ -48,12 +48,15 @@ def test_a_recipe_is_what_a_checkpoint_says_whatever_it_is_today(name, monkeypat
 
 
 def test_a_resumed_run_is_asked_for_what_it_was_and_changes_stay_changes():
-    first = asked(ridge=0.5, low_memory=True, lower_steps=3)
-    assert asked().resumed(first.as_json()) == first
-    other = asked(ridge=0.7).resumed(first.as_json())
-    assert (other.ridge, other.lower_steps) == (0.7, 3)
-    assert description(other.recipe(description(first.recipe())))["head"]["ridge"] == 0.7
-    assert asked("anil").resumed(first.as_json()) == asked("anil")
+    first = asked("anil", ridge=0.5, low_memory=True, lower_steps=3, channels=8, threads=2).as_json()
+    assert asked(threads="auto").resumed(first, {"data", "threads"}) == Asked.from_json(first)
+    other = asked("anil", ridge=0.7, channels=32).resumed(first, {"data", "method", "ridge", "channels", "iterations"})
+    assert other == replace(Asked.from_json(first), ridge=0.7, channels=32)
+    for another in (asked("maml"), Asked(data="folder", method="anil")):
+        assert another.resumed(first, {"data", "method"}) == another  # which is refused by name afterwards
+    held = asked(ridge=0.5)
+    changed = asked(ridge=0.7).resumed(held.as_json(), {"data", "ridge"})
+    assert description(changed.recipe(description(held.recipe())))["head"]["ridge"] == 0.7
 
 
 @pytest.mark.parametrize("name", RECIPES)

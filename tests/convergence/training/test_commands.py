@@ -65,7 +65,8 @@ def test_a_run_writes_its_files_and_is_evaluated(call, data, tmp_path):
     assert (code, printed) == (0, "")
     assert "iteration 3: loss" in shown
     assert "peak" in shown
-    assert {path.name for path in out.iterdir()} == {"config.json", "metrics.jsonl", "checkpoint.pt", "training.png"}
+    written = {"config.json", "metrics.jsonl", "checkpoint.pt", "end.json", "training.png"}
+    assert {path.name for path in out.iterdir()} == written
     assert (out / "training.png").read_bytes().startswith(b"\x89PNG")
     assert [row["iteration"] for row in rows(out)] == [1, 2, 3, 4]
 
@@ -130,6 +131,23 @@ def test_resume_by_the_command_line(call, data, tmp_path):
     assert call("train", *data, *TINY, "--iterations", 6, "--out", cut, "--resume")[0] == 0
     assert without_seconds(rows(whole)) == without_seconds(rows(cut))
     assert call("evaluate", whole, "--episodes", 3)[1] == call("evaluate", cut, "--episodes", 3)[1]
+
+
+def test_on_resume_only_what_is_given_is_held_against_the_run(call, data, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    line = ("train", *data, *SIZES, *PACE, "--method", "anil", "--channels", 3, "--flip")
+    assert call(*line, "--iterations", 5, "--out", whole)[0] == 0
+    assert call(*line, "--iterations", 3, "--out", cut)[0] == 0
+    for option, value, name in (("--batch", 4, "plan.batch = 2"), ("--queries", 5, "plan.queries = 1")):
+        code, _, refused = call("train", *data, option, value, "--out", cut, "--resume")
+        assert code == 2  # as it was by default, but now it is asked for
+        assert f"expected {name}, as in" in refused
+    code, _, refused = call("train", *data, "--method", "memory_reduced", "--out", cut, "--resume")
+    assert (code, "expected labels.method = 'anil', as in" in refused) == (2, True)
+    assert call("train", *data, "--iterations", 5, "--out", cut, "--resume")[0] == 0
+    assert without_seconds(rows(whole)) == without_seconds(rows(cut))
+    assert call("train", *data, "--out", cut, "--resume")[0] == 0  # as many iterations as before, which are done
+    assert len(rows(cut)) == 5
 
 
 def test_a_run_is_evaluated_and_goes_on_as_it_was_trained_whatever_the_recipe_is_today(

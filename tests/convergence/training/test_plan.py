@@ -16,8 +16,10 @@ from tests.convergence.training.small import tiny_splits
 def test_a_plan_goes_through_json(augmentation):
     plan = Plan(iterations=3, augmentation=augmentation, patience=2)
     assert Plan.from_json(json.loads(json.dumps(plan.as_json()))) == plan
-    with pytest.raises(ValueError, match="expected a plan of the fields"):
-        Plan.from_json({"iterations": 3})
+    assert Plan.from_json({"iterations": 3, "patience": 2}) == Plan(iterations=3, patience=2)  # of an earlier release
+    for wrong in ({"batch": 3}, {"iterations": 3, "epochs": 2}):
+        with pytest.raises(ValueError, match="expected a plan of the fields"):
+            Plan.from_json(wrong)
 
 
 @pytest.mark.parametrize(

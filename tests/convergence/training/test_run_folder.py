@@ -79,6 +79,18 @@ def test_how_often_checkpoints_are_written_does_not_matter(tmp_path):
     assert tiny(4, out=tmp_path, resume=True, checkpoint_every=1).iteration == 4
 
 
+def test_a_run_of_a_release_whose_plan_had_fewer_fields_goes_on_and_is_loaded(tmp_path):
+    tiny(3, out=tmp_path)
+    config, state = checkpoints.read(tmp_path / "checkpoint.pt")
+    for later in ("autocast", "channels_last", "compile", "resident", "ahead"):
+        del config["plan"][later]
+    checkpoints.write(tmp_path / "checkpoint.pt", config, state)
+    assert_same_run(tiny(3), load(tmp_path, RECIPE, tiny_splits(), embedding=NETWORK))
+    with pytest.raises(ValueError, match=r"expected plan\.autocast = False, as in"):
+        tiny(5, out=tmp_path, resume=True, autocast=True)
+    assert_same_run(tiny(5), tiny(5, out=tmp_path, resume=True))
+
+
 def test_a_run_that_lost_patience_goes_on_with_more_of_it(tmp_path):
     options = {"out": tmp_path, "validate_every": 1, "learning_rate": 1e-12}  # all validations alike
     assert (tiny(9, patience=1, **options).iteration, tiny(9, patience=3, resume=True, **options).iteration) == (2, 4)
