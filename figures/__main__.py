@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from convergence import command_line
 from convergence.command_line import named
 from figures import FIGURES
-from figures.style import Evidence, save
+from figures.style import save
+from paper_checks.evidence import read_arrays
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command(epilog="Exit status: 0 every figure drawn, 2 a folder or a file is missing or cannot be read.")
+@app.command(epilog="Exit status: 0 every figure drawn, 2 a folder or a file is missing or was changed.")
 def redraw(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder that python -m paper_checks wrote.")],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write instead of there.")] = None,
@@ -33,7 +31,7 @@ def redraw(
     into = directory if out is None else out
     drawers = {path: named(FIGURES, path.stem, "claim") for path in stored(directory)}
     for path, draw in drawers.items():
-        evidence = read(path)
+        evidence = read_arrays(directory, path.stem)
         try:
             figure = draw(evidence)
         except KeyError as error:
@@ -54,16 +52,6 @@ def stored(directory: Path) -> list[Path]:
     if not (paths := sorted(folder.glob("*.npz"))):
         raise ValueError(f"expected files NAME.npz in {folder}, got none")
     return paths
-
-
-def read(path: Path) -> Evidence:
-    """Every array of an .npz file. Raises ValueError where it cannot be read whole."""
-    try:
-        # Opened here: numpy leaves a file that it cannot unpack open
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"expected an .npz file of arrays in {path}, got one that cannot be read: {error}") from error
 
 
 def main() -> None:

@@ -88,13 +88,16 @@ def begin(folder: Path, claims: Sequence[str], asked: Mapping[str, Any], names: 
 def read_header(folder: Path) -> dict[str, Any]:
     """What `begin` wrote. Raises ValueError where there is no such file, or it is not as it was written."""
     header = opened(folder / RUN)
-    claims, names = header.get("claims"), header.get("names")
-    plain = (
-        isinstance(claims, list) and isinstance(names, list) and all(str(x).isidentifier() for x in (*claims, *names))
-    )
+    claims, names = header.get("claims"), header.setdefault("names", [])
+    plain = isinstance(claims, list) and isinstance(names, list) and all(map(_is_name, (*claims, *names)))
     if not plain or not isinstance(header.get("setting"), dict) or not isinstance(header.get("versions"), dict):
-        raise ValueError(f"expected the setting and the versions of a run in {folder / RUN}, got others")
+        raise ValueError(f"expected claims, setting and versions of a run in {folder / RUN}, got others")
     return header
+
+
+def _is_name(name: object) -> bool:
+    """Whether it can be a claim's, and a part of no path."""
+    return isinstance(name, str) and name.isidentifier()
 
 
 def names_to_resume(folder: Path, names: Sequence[str]) -> list[str]:

@@ -42,6 +42,8 @@ class Kept:
         """
 
         def read() -> dict[str, Any] | None:
+            for left in self.folder.glob(".*.partial"):  # by a process that was killed: this one holds the folder
+                left.unlink(missing_ok=True)
             if not resume:
                 if self.file.exists():
                     raise ValueError(f"expected a folder without a run, or resume, got {self.folder} with run.pt")

@@ -174,9 +174,11 @@ def _kept(
                 result = _after(state, spread.run(count, first=done, phi0=phi0, rows=rows, watch=seen.measured))
                 if result.status.failed:
                     return ended(result)
+                more = state is None or result.iterations > done  # a run that had ended already is kept already
                 state, done, phi0, rows = _state(result), result.iterations, result.phi, tensors_of(result.state)
-                seen.kept(state)
-                kept.write(state, result.state, spread.own)
+                if more:
+                    seen.kept(state)
+                    kept.write(state, result.state, spread.own)
                 wished = bool(ranks.sum(torch.tensor([float(bool(stop()))])))
                 if wished or done == iterations or result.status is Status.CONVERGED:
                     return ended(result)

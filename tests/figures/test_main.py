@@ -10,6 +10,7 @@ import pytest
 from figures import FIGURES
 from figures.__main__ import main
 from figures.style import save
+from paper_checks import Setting, Verdict, evidence
 from tests.figures.evidence import make
 
 
@@ -20,9 +21,10 @@ def report(tmp_path):
 
 
 def store(report: Path, claim: str, **arrays) -> Path:
-    path = report / "evidence" / f"{claim}.npz"
-    np.savez_compressed(path, **(arrays or make(claim, 2)))
-    return path
+    found = arrays or make(claim, 2)
+    evidence.write_arrays(report, claim, found)
+    evidence.write_json(report, Verdict(claim, (), (), 0.0, Setting()), found, asked={})
+    return evidence.arrays_file(report, claim)
 
 
 def status(monkeypatch, *arguments) -> int | str | None:
@@ -82,13 +84,15 @@ def test_a_missing_argument_is_refused(monkeypatch, capsys):
     assert "DIR" in refusal(monkeypatch, capsys)
 
 
-@pytest.mark.parametrize("harm", ["empty", "text", "cut", "bent", "pickled", "one array"])
+@pytest.mark.parametrize("harm", ["empty", "text", "cut", "bent", "pickled", "one array", "other"])
 def test_a_file_that_cannot_be_read_is_named(harm, report, monkeypatch, capsys):
     path = store(report, "memory")
     content = path.read_bytes()
     middle = len(content) // 3
     if harm == "pickled":
         np.savez(path, over_K=np.array([{}], dtype=object))
+    elif harm == "other":
+        np.savez(path, **(make("memory", 2) | {"over_K": np.zeros(3)}))
     elif harm == "one array":
         with path.open("wb") as file:
             np.save(file, np.zeros(3))
@@ -97,6 +101,12 @@ def test_a_file_that_cannot_be_read_is_named(harm, report, monkeypatch, capsys):
         path.write_bytes({"empty": b"", "text": b"over_K: 3\n", "cut": content[:middle], "bent": bent}[harm])
     assert str(path) in refusal(monkeypatch, capsys, report)
     assert list(report.glob("*.svg")) == []
+
+
+def test_arrays_that_nobody_vouches_for_are_refused(report, monkeypatch, capsys):
+    path = store(report, "memory")
+    path.with_suffix(".json").unlink()
+    assert "memory.json, got no such file" in refusal(monkeypatch, capsys, report)
 
 
 def test_a_missing_array_is_named_and_the_old_figure_kept(report, monkeypatch, capsys):
