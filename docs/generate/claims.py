@@ -54,7 +54,7 @@ def pages(typeset: Typeset = on_github) -> dict[Path, str]:
         shown = {
             "typeset": typeset,
             "linked": partial(linked, family=family, typeset=typeset),
-            "items": items,
+            "items": partial(items, typeset=partial(linked, family=family, typeset=typeset)),
             "gallery": gallery,
             "own": family is OWN,
             "paper": PAPER.claims.keys(),
@@ -93,7 +93,7 @@ _REFERENCE = re.compile(
 _ITEM = re.compile(r"(?:^|(?<=[.:;] ))(?=\((?:f?\d|[a-z])\) )")
 
 
-def items(text: str) -> str:
+def items(text: str, typeset: Typeset = str) -> str:
     """Text whose sentences are numbered (1), (2) or (a), (b) as a list, and any other as it is.
 
     >>> print(items("Both. (1) One. (2) Two."))
@@ -102,8 +102,8 @@ def items(text: str) -> str:
     - (1) One.
     - (2) Two.
     """
-    first, *rest = _ITEM.split(text)
-    return "\n".join([*([first.strip(), ""] if first else []), *(f"- {item.strip()}" for item in rest)]).strip()
+    first, *rest = (typeset(part.strip()) for part in _ITEM.split(text))
+    return "\n".join([*([first, ""] if first else []), *(f"- {item}" for item in rest)]).strip()
 
 
 def linked(text: str, family: Family = PAPER, typeset: Typeset = on_github) -> str:

@@ -19,14 +19,16 @@ import pdoc
 import pygments
 from mdit_py_plugins.anchors import anchors_plugin
 from pygments.formatters import HtmlFormatter
-from pygments.lexers import get_lexer_for_filename
+from pygments.lexers import TextLexer, find_lexer_class_for_filename
 
 from docs.generate import DOCS, ROOT, claims
 from docs.generate.docstrings import docstring
 from docs.generate.markdown import links, parser, slugify
 from docs.generate.templates import ENVIRONMENT
+from paper_checks import report
 from paper_checks.report.mathematics import mathematics
 
+FONT = Path(report.__file__).with_name("mathematics.woff2")
 PACKAGES = ("problems", "convergence", "paper_checks", "figures")
 # Beside the packages that list their public names: what claims, methods and figures are written with
 MODULES = ("convergence.method", "convergence.needs", "convergence.rates", "paper_checks.claim", "figures.style")
@@ -45,6 +47,7 @@ def build(out: Path) -> str:
     linked: set[Path] = set()
     for path, text in pages.items():
         _write(out / address(path), _page(path, text, linked))
+    shutil.copyfile(FONT, out / FONT.name)
     for path in sorted(linked):
         if path.suffix in _PICTURES:
             (out / address(path)).parent.mkdir(parents=True, exist_ok=True)
@@ -87,11 +90,13 @@ def _page(path: Path, text: str, linked: set[Path]) -> str:
     for token, attribute, target in links(tokens):
         token.attrs[attribute] = _relative(path, target, linked)
     title = next(inline.content for token, inline in pairwise(tokens) if token.tag == "h1")
-    return ENVIRONMENT.get_template("page.html.j2").render(
-        title=re.sub(r"<[^>]*>|\\", "", title),
-        body=_PARSER.renderer.render(tokens, _PARSER.options, {}),
-        root=os.path.relpath(".", address(path).parent),
-    )
+    body = _PARSER.renderer.render(tokens, _PARSER.options, {})
+    return _framed(re.sub(r"<[^>]*>|\\", "", title), body, address(path).parent)
+
+
+def _framed(title: str, body: str, folder: Path) -> str:
+    """A whole page; `folder` is where it will be."""
+    return ENVIRONMENT.get_template("page.html.j2").render(title=title, body=body, root=os.path.relpath(".", folder))
 
 
 def _relative(page: Path, target: str, linked: set[Path]) -> str:
@@ -108,12 +113,10 @@ def _relative(page: Path, target: str, linked: set[Path]) -> str:
 
 def _source(path: Path) -> str:
     title = str(path.relative_to(ROOT))
+    lexer = find_lexer_class_for_filename(path.name) or TextLexer
     formatter = HtmlFormatter(linenos="inline", lineanchors="L", noclasses=True, nobackground=True)
-    return ENVIRONMENT.get_template("page.html.j2").render(
-        title=title,
-        body=f"<h1>{title}</h1>" + pygments.highlight(path.read_text(), get_lexer_for_filename(path.name), formatter),
-        root=os.path.relpath(".", address(path).parent),
-    )
+    body = pygments.highlight(path.read_text(encoding="utf-8"), lexer(), formatter)
+    return _framed(title, f"<h1>{title}</h1>{body}", address(path).parent)
 
 
 # ---- the API
@@ -125,14 +128,17 @@ def api(out: Path) -> int:
     for module in modules:
         _as_written(module)
     pdoc.render.env.filters |= {"to_markdown": str, "to_html": docstring}
-    pdoc.render.configure(show_source=False, include_undocumented=False)
+    pdoc.render.configure(
+        show_source=False, include_undocumented=False, template_directory=Path(__file__).parent / "pdoc"
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pages = {module.__name__: pdoc.doc.Module(module) for module in modules}
         for name, page in pages.items():
             _write(out / f"{name.replace('.', '/')}.html", pdoc.render.html_module(page, pages))
-        _write(out / "index.html", pdoc.render.html_index(pages))
         _write(out / "search.js", pdoc.render.search_index(pages))
+    table = ENVIRONMENT.get_template("api.html.j2").render(modules=modules)
+    _write(out / "index.html", _framed("API", table, Path("api")))
     return len(pages)
 
 
