@@ -66,12 +66,16 @@ class Asked:
         return cls(**{**labels, "classes": None if classes is None else tuple(classes)})
 
     def resumed(self, labels: Mapping[str, Any], given: Collection[str]) -> Asked:
-        """What goes on with a run of these labels, of the same data and method: what is not `given` is as they say."""
+        """What goes on with a run of these labels: what is not `given` is as they say.
+
+        Raises ValueError where data or method are others.
+        """
         held = Asked.from_json(labels)
-        method = self.method if "method" in given else held.method
-        if (held.data, held.method) != (self.data, method):
-            return self
-        return replace(held, **{name: getattr(self, name) for name in given if getattr(self, name, "auto") != "auto"})
+        changes = {name: getattr(self, name) for name in given if getattr(self, name, "auto") != "auto"}
+        for name in ("data", "method"):
+            if changes.get(name, then := getattr(held, name)) != then:
+                raise ValueError(f"expected --{name} {then}, as in the run to resume, got {changes[name]}")
+        return replace(held, **changes)
 
     def splits(self, *, progress: bool = True) -> Splits:
         """The images; `progress` as `data_sets.images` takes it."""

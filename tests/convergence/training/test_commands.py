@@ -143,7 +143,7 @@ def test_on_resume_only_what_is_given_is_held_against_the_run(call, data, tmp_pa
         assert code == 2  # as it was by default, but now it is asked for
         assert f"expected {name}, as in" in refused
     code, _, refused = call("train", *data, "--method", "memory_reduced", "--out", cut, "--resume")
-    assert (code, "expected labels.method = 'anil', as in" in refused) == (2, True)
+    assert (code, "expected --method anil, as in the run to resume" in refused) == (2, True)
     assert call("train", *data, "--iterations", 5, "--out", cut, "--resume")[0] == 0
     assert without_seconds(rows(whole)) == without_seconds(rows(cut))
     assert call("train", *data, "--out", cut, "--resume")[0] == 0  # as many iterations as before, which are done
