@@ -34,13 +34,13 @@ def main() -> None:
 
 
 def check_contents(wheel: Path, sdist: Path) -> None:
-    """Every tracked file of the packages is in the wheel, every tracked file that is not of the forge in the sdist."""
+    """Every tracked file of the packages is in the wheel, every tracked file in the sdist."""
     tracked = _run("git", "-C", str(ROOT), "ls-files").split("\n")[:-1]
     with zipfile.ZipFile(wheel) as archive:
         _require_all(wheel, {name for name in tracked if name.split("/")[0] in PACKAGES}, set(archive.namelist()))
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    _require_all(sdist, {name for name in tracked if not name.startswith(".ci/")}, names)
+    _require_all(sdist, set(tracked), names)
 
 
 def _require_all(archive: Path, wanted: set[str], found: set[str]) -> None:
