@@ -59,7 +59,7 @@ class Battery:
             def begin() -> list[str]:
                 require_writable(self.out)
                 stack.enter_context(locked(self.out))
-                options = {"threads": self.threads, "resume": resume, "overwrite": self.overwrite}
+                options = {"threads": self.threads, "resume": resume, "overwrite": self.overwrite, "skipped": apart}
                 outputs.append(Output(self.out, claims, self.setting, names=names, **options))
                 return outputs[0].left
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Output:
     threads     which decide about the last digits, as the setting does about the others
     resume      keep what the folder holds of them, where it is of the same settings and versions
     overwrite   lose evidence at paper scale, which is hours of work; that at smoke scale is lost without asking
+    skipped     why other claims do not apply, by name: said in the report
 
     The caller holds the folder (`files.locked`). Raises ValueError, before anything is run, where the folder cannot be
     written, there is nothing to resume, the run there is another one, a file of it was changed, or it would be lost.
@@ -46,8 +47,9 @@ class Output:
         threads: int = 1,
         resume: bool = False,
         overwrite: bool = False,
+        skipped: Mapping[str, str] | None = None,
     ):
-        self.folder, self._setting = folder, setting
+        self.folder, self._setting, self._skipped = folder, setting, skipped
         self._asked = stored.asked_for(setting) | {"threads": threads}
         self._order = [claim.name for claim in claims]
         self._entries: dict[str, Entry] = {}
@@ -94,7 +96,7 @@ class Output:
         """Write verdicts.json and report.html of the claims added so far, in the order asked for."""
         entries = [self._entries[name] for name in self._order if name in self._entries]
         write_atomically(self.folder / "verdicts.json", _json([entry.verdict.record() for entry in entries]))
-        write_atomically(self.folder / "report.html", page(entries, self._setting).encode())
+        write_atomically(self.folder / "report.html", page(entries, self._setting, self._skipped).encode())
 
     def _go_on(self, claims: Sequence[Claim]) -> None:
         header = stored.read_header(self.folder)
