@@ -87,7 +87,10 @@ def solve(
     memory: Annotated[
         str | None, typer.Option(help="As 2GiB: replicas, and tasks of a batch, so few at a time that the run fits.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the result and its trace to this JSON file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the result to this JSON file; it is printed where that fails."),
+    ] = None,
     keep: Annotated[Path | None, typer.Option(help="Folder from which the run can go on.")] = None,
     keep_every: Annotated[int, typer.Option(help="Iterations between two times of keeping.")] = 1000,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from what is kept.")] = False,
@@ -101,7 +104,7 @@ def solve(
     Examples:
       python -m convergence solve huber
       python -m convergence solve quadratic --batch 4 --replicas 32
-      python -m convergence solve quadratic --batch 4 --replicas 4096 --memory 8MiB
+      python -m convergence solve quadratic --batch 4 --replicas 1024 --iterations 100 --memory 4MiB
       torchrun --nproc-per-node=2 -m convergence solve quadratic --batch 4 --keep runs/quadratic
     """
     integer("--seed", seed, least=0)
@@ -124,6 +127,8 @@ def solve(
         raise ValueError(f"expected --out a file in an existing folder, got {out}")
     integer("--keep-every", keep_every, least=1)
     positive("--rank-timeout", rank_timeout)
+    if stop is not None:
+        positive("--stop", stop)
     if resume and keep is None:
         raise ValueError("expected --keep, the folder of the run to --resume, got none")
     with launched(device, timeout=rank_timeout) as ranks, _interrupts(keep) as interrupts:
@@ -152,10 +157,19 @@ def solve(
     if ranks.first:
         _print(result, problem, method)
         if out is not None:
-            write_atomically(out, (json.dumps(_record(result), indent=2) + "\n").encode())
+            _write(out, json.dumps(_record(result), indent=2))
     if interrupts.received is not None:
         raise typer.Exit(128 + interrupts.received)
     raise typer.Exit(int(result.status.failed))
+
+
+def _write(out: Path, record: str) -> None:
+    """Write the record, or print it where that fails, which is still said: the run is over, and may have been long."""
+    try:
+        write_atomically(out, f"{record}\n".encode())
+    except OSError:
+        typer.echo(record)
+        raise
 
 
 def _probes(asked: Sequence[str], problem: Problem, *, watched: bool) -> list[str]:
@@ -205,7 +219,7 @@ def _field(text: str) -> tuple[str, tuple[str, Any]]:
         raise ValueError(f"expected --set FIELD=VALUE, got {text!r}")
     try:
         return field, (f"--set {field}", json.loads(value))
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # also nested without end, or of more digits than Python reads
         return field, (f"--set {field}", value)
 
 

@@ -52,7 +52,8 @@ def parse(memory: str | int) -> int:
         found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*", memory)
         if found is None or found[2].upper() not in _UNITS:
             raise ValueError(f'expected memory in bytes or as "2GiB" or "500MB", got {memory!r}')
-        memory = int(float(found[1]) * _UNITS[found[2].upper()])
+        size = float(found[1]) * _UNITS[found[2].upper()]
+        memory = int(size) if math.isfinite(size) else 2**63  # as much as is refused below
     return integer("memory", memory, least=1)
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from convergence import MemoryReduced, command_line, resolve_device
-from convergence.arguments import integer
+from convergence.arguments import integer, positive
 from convergence.budget import parse
 from convergence.command_line import named
 from convergence.files import locked
@@ -193,8 +193,7 @@ def falsify(
     bounds = named(BOUNDS, claim, "claim with a bound")
     use_threads(1)
     integer("--seed", seed, least=0)
-    if not budget > 0:
-        raise ValueError(f"expected --budget a number of seconds > 0, got {budget}")
+    positive("--budget", budget)
     console = Console()
     if replay is not None:
         found = search.load(replay)

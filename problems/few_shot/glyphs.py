@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from problems.arguments import room
 from problems.few_shot.cache import cache_folder, kept
 from problems.few_shot.distortion import Colouring, Pose, distort
 from problems.few_shot.glyph_masters import ALIKE, ALPHABETS, EM, FACES, SIDE, THUMBNAIL, Glyph, masters
@@ -71,6 +72,7 @@ class Drawing:
             raise ValueError(
                 f"expected images_per_class >= 1 and seed >= 0, got {self.images_per_class} and {self.seed}"
             )
+        room("images_per_class", self.images_per_class, self.look.side**2)
 
     def described(self) -> dict[str, Any]:
         """The fields, the constants of all drawings and the versions, in JSON's types."""

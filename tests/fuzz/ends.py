@@ -16,8 +16,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-import typer
-
 from convergence import ReferenceFailed, RunFailed
 from convergence.training import TrainingFailed
 
@@ -58,7 +56,7 @@ def ends_well(case: Case) -> None:
         with _limits(), warnings.catch_warnings():
             warnings.simplefilter("error")
             found = case.call()
-    except (Exception, Hang) as error:
+    except (Exception, Hang, SystemExit) as error:
         _require_sentence(case, error)
         return
     if case.right is None:
@@ -78,8 +76,6 @@ def _require_sentence(case: Case, error: BaseException) -> None:
     where = traceback.extract_tb(error.__traceback__)[-1]
     if not isinstance(error, SENTENCES):
         raise BadEnding(f"{case.name}: {said[:300]} ({where.filename}:{where.lineno})") from error
-    if isinstance(error, typer.Exit):
-        return
     if not where.filename.startswith(OURS):
         raise BadEnding(f"{case.name}: not our sentence: {said[:300]} ({where.filename}:{where.lineno})") from error
     if not is_sentence(str(error), failed=isinstance(error, (RunFailed, TrainingFailed))):

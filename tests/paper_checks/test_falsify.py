@@ -254,7 +254,7 @@ def test_a_bound_that_is_exceeded_ends_with_status_1(monkeypatch, capsys, tmp_pa
     ("arguments", "said"),
     [
         (("memory",), "expected a claim with a bound out of"),
-        (("cg_rate", "--budget", "0"), "expected --budget a number of seconds > 0, got 0.0"),
+        (("cg_rate", "--budget", "0"), "expected --budget a finite number > 0, got 0.0"),
         (("cg_rate", "--replay", "nowhere.json"), "expected nowhere.json to be a file that falsify wrote"),
         (("cg_rate", "--replay", "pyproject.toml"), "expected pyproject.toml to be a file that falsify wrote"),
     ],
