@@ -9,11 +9,12 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ def _checkpoint(file: str) -> Callable[[Path], Any]:
     return found
 
 
-def commands(data: Path, *, jobs: int = 1) -> dict[str, Command]:
+def commands(data: Path, *, jobs: int = 1, claims: Sequence[str] = TOYS) -> dict[str, Command]:
     """The long commands on something that takes a second; `data` holds the images for training."""
     sizes = "--way 3 --shot 1 --queries 1 --evaluation-queries 2 --channels 2 --batch 2 --lower-steps 3 --cg-steps 2"
     pace = "--validate-every 3 --validation-episodes 3 --checkpoint-every 2 --iterations 24"
@@ -120,7 +121,7 @@ def commands(data: Path, *, jobs: int = 1) -> dict[str, Command]:
     return {
         "paper_checks": Command(
             paper_checks.__main__.main,
-            lambda out: [*TOYS, "cg_rate", "--jobs", str(jobs), "--out", str(out)],
+            lambda out: [*claims, "--jobs", str(jobs), "--out", str(out)],
             "run.json",
             _report,
         ),
@@ -139,8 +140,10 @@ def commands(data: Path, *, jobs: int = 1) -> dict[str, Command]:
 # ---- killing them
 
 
-def _run(main: Callable[[], None], arguments: list[str], log: Path) -> None:
-    """In a process: the command, with what it prints in a file."""
+def _run(main: Callable[[], None], arguments: list[str], log: Path, room: int | None) -> None:
+    """In a process: the command, with what it prints in a file; no file may be longer than `room` bytes."""
+    if room is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command says otherwise
     torch.set_num_threads(1)
     judging.multiprocessing = multiprocessing.get_context("fork")  # type: ignore[assignment]
@@ -149,11 +152,18 @@ def _run(main: Callable[[], None], arguments: list[str], log: Path) -> None:
         main()
 
 
-def ended(command: Command, folder: Path, *, after: float | None = None, by: signal.Signals = signal.SIGKILL) -> int:
+def ended(
+    command: Command,
+    folder: Path,
+    *,
+    after: float | None = None,
+    by: signal.Signals = signal.SIGKILL,
+    room: int | None = None,
+) -> int:
     """The exit status of the command, gone on with where it has begun; `after` so many seconds it is sent a signal."""
     log = folder.with_suffix(".log")
     arguments = [*command.arguments(folder), *["--resume"] * (folder / command.begun).exists()]
-    process = context().Process(target=_run, args=(command.main, arguments, log))
+    process = context().Process(target=_run, args=(command.main, arguments, log, room))
     process.start()
     assert process.pid is not None
     process.join(after)
@@ -198,8 +208,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         data = write_tiny(folder / "images")
-        several = {"paper_checks --jobs 2": commands(data, jobs=2)["paper_checks"]}
-        for name, command in (commands(data) | several).items():
+        claims = (*TOYS, "cg_rate")
+        several = {"paper_checks --jobs 2": commands(data, jobs=2, claims=claims)["paper_checks"]}
+        for name, command in (commands(data, claims=claims) | several).items():
             runs = survive(command, folder / name.replace(" ", "-"), kills=kills, seed=0)
             print(
                 f"{name}: killed {kills} times, {runs} runs, each with the results of an uninterrupted one", flush=True

@@ -92,6 +92,17 @@ def test_probes_now_and_then(monkeypatch, capsys, tmp_path):
     assert len(written["trace"]["grad_norm_sq"]) == 3
 
 
+def test_a_result_that_cannot_be_written_is_printed(monkeypatch, capsys, tmp_path):
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(command, "write_atomically", full)
+    code, printed, said = call(monkeypatch, capsys, "quadratic", "--iterations", 2, "--out", tmp_path / "result.json")
+    assert code == 2
+    assert "No space left on device" in said
+    assert json.loads(printed[printed.index("{") :])["iterations"] == 2
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
