@@ -24,7 +24,7 @@
       ).map((each) => each.dataset.claim));
       all("[data-claim]").forEach((each) => each.classList.toggle("filtered", !shown.has(each.dataset.claim)));
       outcomes.forEach((each) => each.setAttribute("aria-pressed", String(each.dataset.show === state.show)));
-      if (search.value !== state.find) search.value = state.find;
+      if (search.value.trim() !== state.find) search.value = state.find; // a space that is being typed stays
       one("#count").textContent = `${shown.size} of ${sections.length}`;
     };
     const choose = (change) => {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from markupsafe import Markup, escape
 
@@ -80,6 +81,7 @@ def _words(text: str, links: Mapping[str, str]) -> str:
     return html + escape(text[end:])
 
 
+@lru_cache(maxsize=8192)
 def _lines(formula: Row) -> str:
     """One element math for each piece that stays on a line."""
     return " ".join(f"<math>{''.join(parts)}</math>" for parts in _broken(formula))

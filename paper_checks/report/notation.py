@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from paper_checks.report.formulas import (
     ACCENTS,
@@ -82,12 +83,13 @@ class Piece:
         return self.kind == "mark" and self.text in texts
 
 
-def read(sentence: str, *, stacked: bool = True) -> list[str | Row]:
+@lru_cache(maxsize=8192)  # the texts of claims stand on page after page
+def read(sentence: str, *, stacked: bool = True) -> tuple[str | Row, ...]:
     """The sentence in order: text, and formulas between it. `...` in the text is code.
 
     stacked   ratios are fractions of one above the other, where they are not small
     """
-    return list(_joined(_classified(_grouped(_tokens(sentence))), stacked=stacked))
+    return tuple(_joined(_classified(_grouped(_tokens(sentence))), stacked=stacked))
 
 
 def _tokens(sentence: str) -> list[Piece]:

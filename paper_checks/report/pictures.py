@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,6 +19,11 @@ def data_uri(path: Path) -> str:
 
     Raises OSError where the file cannot be read.
     """
+    return _data_uri(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=256)  # a page is written anew after every claim
+def _data_uri(path: Path, written: int) -> str:
     vectors = svg_uri(path.read_text())
     pixels = path.with_suffix(".png")
     if len(vectors) <= _VECTORS or not pixels.exists():
