@@ -11,7 +11,7 @@ from convergence import command_line
 from convergence.command_line import named
 from figures import FIGURES
 from figures.style import save
-from paper_checks.evidence import read_arrays
+from paper_checks.evidence import RUN, read_arrays, read_header
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -29,6 +29,8 @@ def redraw(
       python -m figures docs/gallery --out verdicts
     """
     into = directory if out is None else out
+    if (directory / RUN).exists() and (problem := read_header(directory)["setting"].get("problem")):
+        raise ValueError(f"expected a run whose claims have figures in {directory}, got one on the problem {problem}")
     drawers = {path: named(FIGURES, path.stem, "claim") for path in stored(directory)}
     for path, draw in drawers.items():
         evidence = read_arrays(directory, path.stem)

@@ -125,3 +125,10 @@ def test_evidence_of_no_claim_is_refused_before_anything_is_drawn(report, monkey
     store(report, "memroy", x=np.zeros(1))
     assert "did you mean 'memory'" in refusal(monkeypatch, capsys, report)
     assert list(report.glob("*.png")) == []
+
+
+def test_a_run_on_a_problem_of_ones_own_has_no_figures(report, monkeypatch, capsys):
+    store(report, "cg_rate")
+    evidence.begin(report, ["cg_rate"], {"scale": "smoke", "problem": "mine:Mine, sha256 0"})
+    assert "got one on the problem mine:Mine" in refusal(monkeypatch, capsys, report)
+    assert list(report.glob("*.svg")) == []
