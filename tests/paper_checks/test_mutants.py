@@ -89,6 +89,7 @@ CAUGHT = [
     (mutants.Momentum, "replay quadratic", "missed"),
     (mutants.UnevenWeights, "replay quadratic", "missed"),
     (mutants.SinglePrecisionV, "replay quadratic", "missed"),
+    (planted.ColdDirection, "chebyshev", "missed"),
     (mutants.TasksOfTheFirstReplica, "replay quadratic", "missed"),
     (mutants.LastTaskNeverIn, "hotelling", "beyond what a right mean exceeds"),
     (mutants.LooseCG, "exact", "exceeds the bound"),
@@ -108,6 +109,7 @@ CAUGHT = [
 ]
 # What other checks do not see: why there is a check of iterates, on families that are not quadratic
 UNSEEN = [
+    (planted.HiddenDecay, "chebyshev"),  # right in v, which its state holds beside a count of iterations
     (mutants.StaleV, "exact"),
     (mutants.Momentum, "exact"),
     (mutants.UnevenWeights, "hotelling"),
