@@ -22,7 +22,7 @@ _RESIDUAL = 1e-13  # of |grad g|, relative to 1 + |H| |theta|: docs/theory.md S7
 
 
 _DISTANCE = 1e-8  # of the last step, relative to 1 + |theta|: a small residual alone would do at a flat minimum
-_ROUNDING = 1e-14  # of a value of g, relative to 1 + |g|: a fall below it is not seen
+_ROUNDING = 1e-14  # of a value of g, relative to 1 + |g| + |H| |theta|^2: a fall below it is not seen
 _SINGULAR = 1e-12  # an eigenvalue of the Hessian at theta*, relative to the largest norm met, that counts as zero
 
 
@@ -68,7 +68,10 @@ def reference(problem: Problem, phi: Parameters, tasks: Tasks, *, start: Tensor 
         near = direction.norm(dim=-1) <= _DISTANCE * (1 + theta.norm(dim=-1))
         if bool((near & (slope.norm(dim=-1) <= limit)).all()):
             break
-        theta = _damped(theta, direction, slope, lambda x: values(phi, x, *each), lambda x: gradients(phi, x, *each))
+        terms = torch.linalg.matrix_norm(H) * theta.square().sum(-1)  # that g is made of, which may cancel
+        theta = _damped(
+            theta, direction, slope, lambda x: values(phi, x, *each), lambda x: gradients(phi, x, *each), terms
+        )
     else:
         raise ReferenceFailed(
             f"expected damped Newton to reach a residual of {_RESIDUAL:.0e} on every task of "
@@ -108,14 +111,14 @@ def _factor(problem: Problem, H: Tensor, least: Tensor | None = None) -> Tensor:
     return factor
 
 
-def _damped(theta: Tensor, direction: Tensor, slope: Tensor, value: Any, gradient: Any) -> Tensor:
+def _damped(theta: Tensor, direction: Tensor, slope: Tensor, value: Any, gradient: Any, terms: Tensor) -> Tensor:
     """theta + t direction, t = 1, 1/2, 1/4, ... for each row until the value falls enough.
 
     Near theta* the value no longer tells: there it may stay within rounding if the gradient falls. Where it rises
     by more, a smaller gradient is no progress: values and gradients that fall in turns are a cycle.
     """
     now, size = value(theta), slope.norm(dim=-1)
-    level = now + _ROUNDING * (1 + now.abs())
+    level = now + _ROUNDING * (1 + now.abs() + terms)
     expected = (slope * direction).sum(-1)
     t = torch.ones_like(now)
     for _ in range(_MAX_HALVINGS):

@@ -134,3 +134,15 @@ def test_a_problem_in_single_precision_is_solved_in_double():
     expected = double.hypergradient({"phi": torch.ones(2, dtype=torch.float64)})["phi"]
     assert exact.hypergradient["phi"].dtype == torch.float64
     assert_near(exact.hypergradient["phi"], expected, within=1e-12)
+
+
+def test_newton_goes_on_where_the_terms_of_a_stiff_objective_cancel_in_its_value():
+    """kappa = 1e4: near theta* the value is rounded at |H| |theta|^2, far more than 1 + |g|."""
+    problem = Quadratic.random(tasks=8, p=4, q=12, kappa=1e4, seed=3)
+    pool = problem.sample(None, torch.Generator())
+    phi = problem.phi0(torch.Generator().manual_seed(0))["phi"]
+    near = reference(problem, {"phi": phi}, pool).theta
+    for seed in range(10):
+        there = {"phi": phi + 1e-7 * normal(seed, 4)}
+        near = reference(problem, there, pool, start=near).theta
+        assert_near(near, problem.lower_solution(there, pool), within=1e-9)
