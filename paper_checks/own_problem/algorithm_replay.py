@@ -13,7 +13,7 @@ Predicted.
 Measured.
     phi_t along runs through the driver on the first tasks of the pool, seen along at most 16 directions. Predicted by
     derivatives by torch.func of g and f alone, and v by scipy's CG. alpha = 2 / (L + mu) of the problem's constants,
-    which the method is left to take; without constants a quarter of it, of the spectra at the start.
+    which the method is left to take; without constants 1 / (2 L), L measured at the start.
 Refuted by.
     One phi_t off by 1e-10 of the largest |phi_t| of its run.
 Source.
@@ -35,7 +35,7 @@ from convergence.streams import TaskStream
 from paper_checks.algorithm_replay import DRAWS, STARTS, Cell
 from paper_checks.claim import Comparison, Evidence, Setting, at_most
 from paper_checks.own_problem.cost import affordable, seconds
-from paper_checks.own_problem.lower_level import extremes
+from paper_checks.own_problem.lower_level import largest
 from paper_checks.own_problem.needs import EXACT, SMALL_THETA, TWICE_DIFFERENTIABLE, lacking
 from paper_checks.own_problem.single_tasks import SingleTasks, vector
 from paper_checks.own_problem.some_tasks import SomeTasks, judged, points
@@ -108,12 +108,12 @@ def _many(pool: int) -> tuple[Cell, ...]:
 
 
 def lower_step_size(setting: Setting, problem: SomeTasks) -> float:
-    """What a method that is given none takes, or a quarter of that at the start: Hessians change with phi."""
+    """What a method that is given none takes, or 1 / (2 L) with L measured at the start: Hessians change with phi."""
     if problem.constants is not None:
         return problem.constants.lower_step_size
     (phi,) = points(problem, setting.seed, 1)
     single, x = SingleTasks(problem, problem.sample(None, torch.Generator()), phi), vector(phi)
-    return 1 / (2 * sum(extremes(single, x, single.theta0(x))))
+    return 1 / (2 * largest(single, x, single.theta0(x)))
 
 
 def upper_step_size(setting: Setting, problem: SomeTasks, alpha: float) -> tuple[float, float]:

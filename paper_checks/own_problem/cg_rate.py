@@ -4,8 +4,8 @@ Statement.
     v_N minimises |v - v*|_H over v_0 + span(r_0, H r_0, ..., H^(N-1) r_0), hence |v_N - v*|_H <= chi_N |v_0 - v*|_H,
     chi_N = 2 r^N / (1 + r^2N), r = (sqrt(kappa) - 1) / (sqrt(kappa) + 1), from a cold start and from a warm one.
 Hypotheses.
-    H = d2g_i/dtheta2 at theta_i positive definite, q <= 512, f depends on theta; N <= 12, so that rounding does not
-    count beside 1e-6 of the start.
+    H = d2g_i/dtheta2 at theta_i positive definite, q <= 512, f depends on theta. The minimum is judged where
+    rounding does not count: where scipy's CG on the same system finds it to 1e-7.
 Predicted.
     The ratio equals the minimum over the Krylov space, found from an orthonormal basis of it (a projection, no
     recurrence); it is at most chi_N with kappa of that H.
@@ -24,6 +24,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from scipy.sparse.linalg import cg
 from torch import Tensor
 
 from convergence import Oracle, Step
@@ -60,8 +61,8 @@ def run(setting: Setting) -> Evidence:
             for i in range(len(single)):
                 found = _ratios(single, i, vector(phi), step.theta[i], step.v[i], starts[i], N)
                 rows.append((i, N, number, *found))
-    task, steps, warm_start, ratio, minimum, bound = (np.array(column, float) for column in zip(*rows, strict=True))
-    return {"task": task, "N": steps, "warm": warm_start, "ratio": ratio, "minimum": minimum, "chi": bound}
+    names = ("task", "N", "warm", "ratio", "minimum", "scipy", "chi")
+    return {name: np.array(column, float) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
 
 
 def control(setting: Setting) -> Evidence:
@@ -76,8 +77,10 @@ def judge(evidence: Evidence) -> list[Comparison]:
         f"task {task:.0f}, N {N:.0f}, {'warm' if warm else 'cold'}"
         for task, N, warm in zip(e["task"], e["N"], e["warm"], strict=True)
     ]
+    own = ~(np.abs(e["scipy"] - e["minimum"]) > 1e-7)
+    attained = [cell for cell, each in zip(cells, own, strict=True) if each]
     return [
-        equal("|v_N - v*|_H / |v_0 - v*|_H", e["ratio"], e["minimum"], absolute=1e-6, cells=cells),
+        equal("|v_N - v*|_H / |v_0 - v*|_H", e["ratio"][own], e["minimum"][own], absolute=1e-6, cells=attained),
         at_most("|v_N - v*|_H / |v_0 - v*|_H - chi_N", e["ratio"] - e["chi"], 1e-6, cells=cells),
     ]
 
@@ -92,8 +95,8 @@ def _two_steps(setting: Setting, problem: SomeTasks, at: list[Parameters], alpha
 
 def _ratios(
     single: SingleTasks, i: int, x: Tensor, theta: Tensor, v: Tensor, start: Tensor, N: int
-) -> tuple[float, float, float]:
-    """|v_N - v*|_H / |v_0 - v*|_H, its minimum over v_0 + the Krylov space, and chi_N of this H."""
+) -> tuple[float, float, float, float]:
+    """|v_N - v*|_H / |v_0 - v*|_H, its minimum over v_0 + the Krylov space, that of scipy's CG, and chi_N of this H."""
     H = single.hessian(i, x, theta).cpu().numpy()
     b = single.slope("upper", i, x, theta).cpu().numpy()
     v, start = v.cpu().numpy(), start.cpu().numpy()
@@ -105,7 +108,9 @@ def _ratios(
     best = e_0 - basis @ np.linalg.solve(basis.T @ H @ basis, basis.T @ (H @ e_0))
     eigenvalues = np.linalg.eigvalsh(H)
     bound = Constants(mu=float(eigenvalues[0]), L=float(eigenvalues[-1])).cg_contraction(N)
-    return _energy(H, v - solution) / size, _energy(H, best) / size, bound
+    other, _ = cg(H, b, x0=start, rtol=float(np.finfo(float).eps), atol=0.0, maxiter=N)
+    found = (_energy(H, error) / size for error in (v - solution, best, other - solution))
+    return *found, bound
 
 
 def _krylov(H: Array, r: Array, N: int) -> Array:

@@ -55,19 +55,24 @@ def solved(problem: SomeTasks, phi: Parameters) -> Solved:
 
 
 def extremes(single: SingleTasks, x: Tensor, theta: Tensor) -> tuple[float, float]:
-    """The least and the largest eigenvalue of d2g_i/dtheta2 over the tasks, theta (M, q)."""
-    q = theta.shape[-1]
-    if q <= DENSE:
+    """The least and the largest eigenvalue of d2g_i/dtheta2 over the tasks, theta (M, q); to 1e-4 where q > 512."""
+    if theta.shape[-1] <= DENSE:
         H = torch.stack([single.hessian(i, x, theta[i]) for i in range(len(single))])
         eigenvalues = torch.linalg.eigvalsh(H) if bool(torch.isfinite(H).all()) else torch.full((1,), torch.nan)
         return float(eigenvalues.min()), float(eigenvalues.max())
-    operators = [operator(single, i, x, theta[i]) for i in range(len(single))]
-    start = np.cos(np.arange(q, dtype=float))  # ARPACK's own is random
-    least, largest = (
-        [eigsh(each, k=1, which=end, v0=start, return_eigenvectors=False)[0] for each in operators]
-        for end in ("SA", "LA")
-    )
-    return float(min(least)), float(max(largest))
+    return min(_end("SA", single, x, theta)), max(_end("LA", single, x, theta))
+
+
+def largest(single: SingleTasks, x: Tensor, theta: Tensor) -> float:
+    """The largest alone."""
+    return extremes(single, x, theta)[1] if theta.shape[-1] <= DENSE else max(_end("LA", single, x, theta))
+
+
+def _end(which: str, single: SingleTasks, x: Tensor, theta: Tensor) -> list[float]:
+    """The eigenvalue at that end of the spectrum, of each task."""
+    v0 = np.cos(np.arange(theta.shape[-1], dtype=float))  # ARPACK's own is random
+    operators = (operator(single, i, x, theta[i]) for i in range(len(single)))
+    return [float(eigsh(each, k=1, which=which, v0=v0, tol=1e-4, return_eigenvectors=False)[0]) for each in operators]
 
 
 def operator(single: SingleTasks, i: int, x: Tensor, theta: Tensor) -> LinearOperator:

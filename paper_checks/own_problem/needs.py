@@ -54,7 +54,7 @@ EXACT = Need(
     "exact objectives",
 )
 SMALL_THETA = Need(
-    f"q <= {DENSE}, as Hessians are formed",
+    f"q <= {DENSE} (dense Hessians)",
     lambda problem: size_of_theta(problem) <= DENSE,
     "whose theta is larger",
     "dense Hessians",
