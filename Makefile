@@ -4,7 +4,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python
 OUT    ?= verdicts
 
-.PHONY: verify paper test lint bench figures gallery pages docs package clean help
+.PHONY: verify paper test lint bench figures gallery pictures pages docs package clean help
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -32,6 +32,10 @@ figures: $(VENV)/ready ## redraw every figure in $(OUT)/ from its stored evidenc
 
 gallery: $(VENV)/ready ## the gallery of docs/ and README.md, from $(OUT)/ where it is a run of `make verify`, else from docs/gallery/
 	$(RUN) -m figures.gallery $(if $(wildcard $(OUT)/run.json),--run $(OUT))
+
+pictures: ## docs/verdicts.png, the picture of $(OUT)/report.html in README.md, by chromium
+	chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1400,980 \
+	  --screenshot=docs/verdicts.png "file://$(abspath $(OUT)/report.html)" 2> /dev/null
 
 pages: $(VENV)/ready ## write the pages of docs/ that come from the code: claims, command line, methods
 	$(RUN) -m docs.generate pages

@@ -166,7 +166,7 @@ def test_a_phone_scrolls_down_only(visit, request, which):
         assert tab.evaluate("document.documentElement.scrollWidth") == 390
         cut = """all => all.map(each => [each.getBoundingClientRect(), each.outerHTML.slice(0, 200)])
                         .filter(([box]) => box.right > 390 || box.left < 0).map(([, html]) => html)"""
-        assert tab.locator("main math, main img, main .gauge, main .outcome, .bar button").evaluate_all(cut) == []
+        assert tab.locator("main math, main figure, main .gauge, main .outcome, .bar button").evaluate_all(cut) == []
 
 
 def test_paper_shows_everything_and_no_controls(visit, small_report):
