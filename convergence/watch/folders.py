@@ -7,7 +7,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -178,11 +178,12 @@ class RunWatched(Watched):
     def _take(self, row: Row) -> None:
         self.iteration = max(self.iteration, row["iteration"])
         for field, value in row.items():
-            if field in QUANTITIES:
-                if isinstance(value, (int, float)) and math.isfinite(value):
-                    self.series[field].add(math.sqrt(max(0.0, value)) if QUANTITIES[field].root else value)
-            elif value is not None:
-                self.last[field] = value
+            quantity = QUANTITIES.get(field)
+            if quantity is None:
+                if value is not None:
+                    self.last[field] = value
+            elif isinstance(value, (int, float)) and math.isfinite(value):
+                self.series[field].add(math.sqrt(max(0.0, value)) if quantity.root else value)
         if isinstance(row.get("seconds"), (int, float)):
             self._recent.append((self.iteration, row["seconds"]))
         for message in _worth_a_line(row):
@@ -283,19 +284,18 @@ def watched(folder: Path) -> Watched:
     )
 
 
-def _worth_a_line(row: Row) -> list[str]:
-    said, at = [], f"iteration {row['iteration']}"
+def _worth_a_line(row: Row) -> Iterator[str]:
+    at = row["iteration"]
     if row.get("breakdowns"):
-        said.append(f"{at}: CG broke down in {row['breakdowns']} tasks")
+        yield f"iteration {at}: CG broke down in {row['breakdowns']} tasks"
     if "compile_seconds" in row:
-        said.append(f"{at}: compiled in {row['compile_seconds']} s")
+        yield f"iteration {at}: compiled in {row['compile_seconds']} s"
     if isinstance(accuracy := row.get("validation_accuracy"), float):
         half = row.get("validation_ci95")
         within = "" if half is None else f" +- {100 * half:.1f}"
-        said.append(f"{at}: validation {100 * accuracy:.1f}{within} %")
-    if row["iteration"] > 0 and row.keys() == {"iteration", "calls", "seconds"}:
-        said.append(f"{at}: {_KEPT}")
-    return said
+        yield f"iteration {at}: validation {100 * accuracy:.1f}{within} %"
+    if len(row) == 3 and "calls" in row and at > 0:
+        yield f"iteration {at}: {_KEPT}"
 
 
 def _read(path: Path) -> dict[str, Any] | None:

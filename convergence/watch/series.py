@@ -24,10 +24,15 @@ class Series:
 
     def add(self, value: float) -> None:
         """One more value, finite."""
-        if not self:
+        if self.last != self.last:  # not a number: there was none before
             self.first = self.least = self.most = value
-        self.last, self.least, self.most = value, min(self.least, value), max(self.most, value)
-        self._sum, self._count = self._sum + value, self._count + 1
+        elif value < self.least:
+            self.least = value
+        elif value > self.most:
+            self.most = value
+        self.last = value
+        self._sum += value
+        self._count += 1
         if self._count == self._stretch:
             self._means.append(self._sum / self._count)
             self._sum, self._count = 0.0, 0
