@@ -62,10 +62,11 @@ def run(setting: Setting) -> Evidence:
     evidence: Evidence = {}
     for name, problem, cells in (("few", few, _cells(few.tasks)), ("many", some, _many(some.tasks))):
         if cells:
-            found = [_cell(setting, problem, cell, T, alpha, beta) for cell in setting.track(cells, "runs")]
-            measured, law = (np.stack(column) for column in zip(*found, strict=True))
+            sizes = (T, alpha, beta)
+            found = [measured(setting, problem, cell, *sizes) for cell in setting.track(cells, "runs")]
+            right = [law(setting.seed, problem, cell, *sizes) for cell in setting.track(cells, "predictions")]
             evidence |= {f"{name}_cells": np.array([str(cell) for cell in cells])}
-            evidence |= {f"{name}_phi": measured, f"{name}_law": law}
+            evidence |= {f"{name}_phi": np.stack(found), f"{name}_law": np.stack(right)}
     return evidence
 
 
@@ -79,14 +80,14 @@ def judge(evidence: Evidence) -> list[Comparison]:
     e, comparisons = evidence, []
     for name in ("few", "many"):
         if f"{name}_cells" in e:
-            measured, law = e[f"{name}_phi"], e[f"{name}_law"]
+            found, right = e[f"{name}_phi"], e[f"{name}_law"]
             runs = [*(f"replica {r}" for r in range(REPLICAS)), "without replicas"]
             cells = [
-                f"{cell}, {one}, t {t}" for cell in e[f"{name}_cells"] for one in runs for t in range(law.shape[2])
+                f"{cell}, {one}, t {t}" for cell in e[f"{name}_cells"] for one in runs for t in range(right.shape[2])
             ]
             # Not relative to phi_t alone, which may pass through zero: the largest on its way
-            size = np.linalg.norm(law, axis=-1).max(-1, keepdims=True)
-            gap = np.linalg.norm(measured - law, axis=-1) / size
+            size = np.linalg.norm(right, axis=-1).max(-1, keepdims=True)
+            gap = np.linalg.norm(found - right, axis=-1) / size
             comparisons.append(at_most(f"|phi_t - replay| / max |phi_t|, {name} tasks", gap, 1e-10, cells=cells))
     return comparisons
 
@@ -126,10 +127,9 @@ def upper_step_size(setting: Setting, problem: SomeTasks, alpha: float) -> tuple
     return 0.01 * max(float(vector(phi).norm()), 1.0) / size if size > 0 else 1.0, each
 
 
-def _cell(setting: Setting, problem: SomeTasks, cell: Cell, T: int, alpha: float, beta: float) -> tuple[Array, Array]:
-    """phi_t of the replicas and of the run without, (replicas + 1, T + 1, r): as the driver runs it, as written out."""
-    (like,) = points(problem, setting.seed, 1)
-    seen = _directions(vector(like))
+def measured(setting: Setting, problem: SomeTasks, cell: Cell, T: int, alpha: float, beta: float) -> Array:
+    """phi_t of the replicas and of the run without, (replicas + 1, T + 1, r), as the driver runs them."""
+    seen = _directions(vector(points(problem, setting.seed, 1)[0]))
     method = setting.method(
         lower_steps=cell.K,
         lower_step_size=None if problem.constants else alpha,
@@ -152,11 +152,12 @@ def _cell(setting: Setting, problem: SomeTasks, cell: Cell, T: int, alpha: float
         ).trace
         phi = np.stack([trace[f"phi_{j}"].numpy() for j in range(len(seen))], axis=-1)
         found.append(phi.reshape(T + 1, -1, len(seen)).swapaxes(0, 1))
-    return np.concatenate(found), _law(setting.seed, problem.to("cpu"), cell, T, alpha, beta) @ seen.cpu().numpy().T
+    return np.concatenate(found)
 
 
-def _law(seed: int, problem: SomeTasks, cell: Cell, T: int, alpha: float, beta: float) -> Array:
-    """phi_t of the same runs by the lines of the algorithm, (replicas + 1, T + 1, p)."""
+def law(seed: int, problem: SomeTasks, cell: Cell, T: int, alpha: float, beta: float) -> Array:
+    """The same by the lines of the algorithm."""
+    problem = problem.to("cpu")
     seeds = range(seed, seed + REPLICAS + 1)
     starts = [points(problem, each, 1)[0] for each in seeds]
     batches = np.tile(np.arange(cell.pool), (len(seeds), T, 1))
@@ -164,7 +165,8 @@ def _law(seed: int, problem: SomeTasks, cell: Cell, T: int, alpha: float, beta: 
         streams = [TaskStream(each, pool=cell.pool, batch=cell.batch, replacement=cell.replacement) for each in seeds]
         batches = np.stack([[stream.index(t).numpy() for t in range(T)] for stream in streams])
     steps = {"K": cell.K, "N": cell.N, "lower_step_size": alpha, "upper_step_size": beta}
-    return written_out(problem, starts, batches, **steps, warm=cell.warm)
+    phi = written_out(problem, starts, batches, **steps, warm=cell.warm)
+    return np.asarray(phi @ _directions(vector(starts[0])).numpy().T)
 
 
 def _directions(x: Tensor) -> Tensor:

@@ -12,9 +12,9 @@ Predicted.
     float64. (5) Every Hessian in theta is positive definite. (6) g and f depend on theta; phi reaches f or g. (7) Every
     constant given bounds what is measured of it.
 Measured.
-    At phi_0 and near the starts of the next seeds, theta and v around theta_0, on at most four tasks. Central
-    differences of steps 1e-2 to 1e-6, the nearest; theta*, Phi and grad Phi by damped Newton (q <= 512); constants
-    as eigenvalues and difference quotients between those points, which are no larger than the constants themselves.
+    At phi_0 and near the starts of the next seeds, theta and v around theta_0, on at most four tasks, mu and L on 64.
+    Central differences of steps 1e-2 to 1e-6, the nearest; theta*, Phi and grad Phi by damped Newton (q <= 512);
+    constants as eigenvalues and difference quotients between those points, no larger than the constants themselves.
 Refuted by.
     A closed form or a batch off by 1e-9 relative, a derivative off its differences by 1e-5, an eigenvalue <= 0, a
     constant exceeded by 1e-8 relative. Where phi does not reach the lower level the implicit part of grad Phi is zero:
@@ -45,7 +45,7 @@ from paper_checks.quadratic_theory import Array
 from problems import Constants, Parameters, Problem, Tasks, Wrapper, map_parameters
 
 PLANTED = "a closed form of grad_theta g that is off by a thousandth, and half of L where constants are given"
-TASKS, POINTS = 4, 3
+TASKS, MORE, POINTS = 4, 64, 3
 DERIVATIVES = ("grad_theta g", "grad_theta f", "grad_phi f", "d2g/dtheta2", "d2g/dphi dtheta")
 WHOLE = ("value", "hypergradient")  # over all tasks of the pool
 EXACT = ("lower_solution", "lower_argmin", *WHOLE)  # which need theta*
@@ -174,7 +174,7 @@ def _gather(setting: Setting, problem: SomeTasks) -> Evidence:
         "eigenvalues": np.array([low / high if high > 0 else -1.0 for low, high in ends]),
         "theta_enters": np.array(slopes),
         "phi_enters": np.array([direct, implicit]),
-        **_closed_gaps(setting, at),
+        **_closed_gaps(at),
         **_constants(at),
     }
 
@@ -262,7 +262,7 @@ def _replica_gaps(at: list[_At]) -> Array:
 # ---- closed forms
 
 
-def _closed_gaps(setting: Setting, at: list[_At]) -> Evidence:
+def _closed_gaps(at: list[_At]) -> Evidence:
     problem = at[0].problem.problem
     dense = at[0].theta.shape[-1] <= DENSE
     names = [form for form in CLOSED_FORMS if problem.has(form) and (dense or form not in EXACT)]
@@ -333,6 +333,8 @@ def _constants(at: list[_At]) -> Evidence:
     if known is not None and at[0].theta.shape[-1] <= DENSE:
         try:
             sizes = measured(at[0].problem, at[0].single, [(one.phi, one.theta) for one in at])
+            low, high = _of_more_tasks(at[0])
+            sizes |= {"mu": min(low, sizes["mu"]), "L": max(high, sizes["L"])}
         except ReferenceFailed:
             sizes = {}
         for name in (each.name for each in fields(Constants)):
@@ -346,3 +348,11 @@ def _constants(at: list[_At]) -> Evidence:
         "constants": np.array(given, float),
         "constants_measured": np.array(found, float),
     }
+
+
+def _of_more_tasks(one: _At) -> tuple[float, float]:
+    """The extreme eigenvalues at theta_0 over up to 64 tasks: mu and L are said of all of them."""
+    more = SomeTasks.of(one.problem.problem, max(TASKS, min(MORE, 2**18 // one.theta.shape[-1] ** 2)))
+    more = more.to(one.x.device, torch.float64)
+    single = SingleTasks(more, more.sample(None, torch.Generator()), one.phi)
+    return extremes(single, one.x, single.theta0(one.x))
