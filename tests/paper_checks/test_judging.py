@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +14,14 @@ from typing import Any
 import pytest
 
 import paper_checks.__main__
-from convergence.distributed import Ranks
+from convergence.distributed import Ranks, restarted
 from paper_checks import CLAIMS, Setting, judging
+from paper_checks.archive import digest
+from paper_checks.cells import Cells
 from paper_checks.claim import silent
+from paper_checks.evidence import load_run
 from tests.convergence.distributed.processes import on_ranks, under_torchrun
+from tests.killed import TOYS, add_toys, toy
 
 NAMED = [SimpleNamespace(name=name, title="") for name in "abcde"]
 
@@ -71,3 +77,26 @@ def test_the_report_of_two_ranks_is_that_of_one_process(tmp_path):
         assert found[claim.name]["outcome"] == verdict.outcome
         assert found[claim.name]["measured"] == pytest.approx(verdict.headline.measured, rel=1e-12)
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+def dying(folder: Path, arguments: list[str]) -> None:
+    """The same; rank 1 is killed when it asks for its fifth value, unless torchrun has started it anew."""
+    kept, asked = Cells.kept, itertools.count(1)
+
+    def deadly(cells: Cells, *arguments: Any) -> Any:
+        if next(asked) == 5 and os.environ["RANK"] == "1" and not restarted():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return kept(cells, *arguments)
+
+    Cells.kept = deadly
+    add_toys()
+    command(folder, arguments)
+
+
+def test_ranks_that_torchrun_starts_anew_go_on(tmp_path):
+    arguments = [*TOYS, "--out", str(tmp_path / "out")]
+    assert under_torchrun(2, dying, tmp_path, arguments, restarts=1)
+    run = load_run(tmp_path / "out")
+    assert run.finished
+    for name, entry in run.entries.items():
+        assert entry.header["evidence"] == digest(toy(name).run(Setting()))
