@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import floor, log10
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from figures.style import BLACK, FULL_WIDTH, GREY, LABEL_SIZE, Array, Series, condition_number, darker, one_digit
+from figures.style import BLACK, FULL_WIDTH, GREY, LABEL_SIZE, Array, Series, condition_number, darker
 
 DASHES = (0, (3.5, 2.0))
 _FEW = 7  # points of a curve that all have a marker
@@ -81,7 +82,20 @@ def _set_ticks(axis: Axis) -> None:
         axis.set_minor_locator(NullLocator())
     elif high < 200 * low:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(lambda value, _: one_digit(value, plain=range(-3, 4)))
+        axis.set_major_formatter(lambda value, _: _tick(value))
+
+
+def _tick(value: float) -> str:
+    """The number itself, rounded to nothing.
+
+    >>> _tick(0.35), _tick(5000.0), _tick(5e5), _tick(1e-6)
+    ('0.35', '5000', '$5\\\\cdot10^{5}$', '$10^{-6}$')
+    """
+    exponent = floor(log10(value) + 1e-9)
+    if -4 <= exponent < 4:
+        return f"{value:g}"
+    factor = f"{value / 10.0**exponent:g}"
+    return rf"$10^{{{exponent}}}$" if factor == "1" else rf"${factor}\cdot10^{{{exponent}}}$"
 
 
 # ---- what is measured, and beside it what is predicted

@@ -198,8 +198,8 @@ def power_of_ten(value: float) -> str:
     return f"{value:g}"
 
 
-def one_digit(value: float, *, plain: range = range(-3, 3)) -> str:
-    """A number to one digit, as people write it: without a power of ten where its exponent is one of `plain`.
+def one_digit(value: float) -> str:
+    """A number to one digit, as people write it.
 
     >>> one_digit(9.6), one_digit(0.0316), one_digit(1e-4), one_digit(5.2e-15)
     ('10', '0.03', '$10^{-4}$', '$5\\\\cdot10^{-15}$')
@@ -207,7 +207,7 @@ def one_digit(value: float, *, plain: range = range(-3, 3)) -> str:
     if not isfinite(value):
         return f"{value:g}"
     digit, exponent = f"{value:.0e}".split("e")
-    if int(exponent) in plain:
+    if -3 <= int(exponent) <= 2:
         return f"{float(f'{digit}e{exponent}'):g}"
     factor = "" if digit == "1" else rf"{digit}\cdot"
     return rf"${factor}10^{{{int(exponent)}}}$"

@@ -1,5 +1,6 @@
 """What every figure owes its reader: names on the axes, a legend, the prediction beside the measurement, room."""
 
+import re
 from functools import cache
 from itertools import combinations
 
@@ -121,6 +122,32 @@ def visible_texts(figure: Figure):
             texts += [tick.label1 for tick in ticks if low <= tick.get_loc() <= high and tick.label1.get_visible()]
     # Of an annotation, not its arrow
     return [(text, Text.get_window_extent(text)) for text in texts if text.get_text()]
+
+
+def misnamed(axis) -> list[tuple[float, str]]:
+    """Ticks within the limits whose label says another number than where they are; names are none."""
+    low, high = sorted(axis.get_view_interval())
+    wrong = []
+    for tick in axis.get_major_ticks():
+        said = re.sub(r"\\mathdefault|[${}]", "", tick.label1.get_text()).replace("\\cdot", "*").replace("−", "-")
+        number = re.fullmatch(r"(?:(-?[\d.]+)(?:\*|$))?(?:10\^(-?\d+))?", said)
+        if said and number and low <= tick.get_loc() <= high:
+            factor, exponent = number.groups()
+            value = float(factor or 1) * 10.0 ** int(exponent or 0)
+            if not np.isclose(value, tick.get_loc(), rtol=1e-6, atol=1e-9 * (high - low)):
+                wrong.append((tick.get_loc(), said))
+    return wrong
+
+
+def test_a_tick_that_says_another_number_is_noticed():
+    axes = Figure().subplots()
+    axes.set(xlim=(0.2, 0.4), xticks=[0.25, 0.35], xticklabels=["0.2", "0.35"], ylim=(1, 1e6), yscale="log")
+    axes.figure.draw_without_rendering()
+    assert misnamed(axes.xaxis) == [(0.25, "0.2")]
+    assert misnamed(axes.yaxis) == []
+    axes.set_yticks([1e5, 2e5], ["$10^{4}$", "$2\\cdot10^{5}$"])
+    axes.figure.draw_without_rendering()
+    assert misnamed(axes.yaxis) == [(1e5, "10^4")]
 
 
 def test_every_claim_has_a_figure_and_every_figure_a_claim():
@@ -256,6 +283,7 @@ def test_no_text_is_small_or_covered_or_cut_off_and_no_legend_covers_data(claim,
     ]
     assert overlapping == []
     for axes in figure.axes:
+        assert misnamed(axes.xaxis) + misnamed(axes.yaxis) == []
         covering = [one for one in legends(figure) if axes.bbox.overlaps(one.get_window_extent())]
         assert covering == []
 
