@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scipy import stats
 
 from figures.marks import band, dashed, describe, key, legend, measured, panels, predicted, shaded, trace
 from figures.style import GREY, RECIPES, Array, Evidence, Series, paper_style
@@ -100,4 +100,4 @@ def _samples(accuracies: Array) -> Array:
 
 
 def _half_width(samples: Array) -> float:
-    return float(stats.t.ppf(0.975, len(samples) - 1) * stats.sem(samples)) if len(samples) > 1 else 0.0
+    return float(scipy.stats.t.ppf(0.975, len(samples) - 1) * scipy.stats.sem(samples)) if len(samples) > 1 else 0.0

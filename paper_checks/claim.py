@@ -14,7 +14,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+import scipy  # whose submodules are imported when they are first used
 
 from convergence import MemoryReduced, ReferenceFailed, RunFailed
 from convergence.budget import TooLittleMemory
@@ -417,7 +417,7 @@ def mean_at_least(
     mean = float(samples.mean())
     half = math.inf
     if len(samples) > 1:
-        half = float(stats.t.ppf(0.5 + confidence / 2, len(samples) - 1) * stats.sem(samples))
+        half = float(scipy.stats.t.ppf(0.5 + confidence / 2, len(samples) - 1) * scipy.stats.sem(samples))
     interval = (mean - half, mean + half)
     said = f"mean of {len(samples)}, {confidence:.1%} interval [{interval[0]:.4g}, {interval[1]:.4g}]"
     outcome = _holds(mean >= bound)
