@@ -13,8 +13,8 @@ help: ## this list
 verify: $(VENV)/ready ## every claim at smoke scale: table, report.html, figures in $(OUT)/
 	$(RUN) -m paper_checks --scale smoke --jobs 2 --out $(OUT)
 
-paper: $(VENV)/ready ## every claim at paper scale
-	$(RUN) -m paper_checks --scale paper --jobs 2 --out $(OUT)
+paper: $(VENV)/ready ## every claim at paper scale; it goes on with ARGS=--resume
+	$(RUN) -m paper_checks --scale paper --jobs 2 --out $(OUT) $(ARGS)
 
 test: $(VENV)/ready ## the test suite
 	$(RUN) -m pytest -n 2
