@@ -106,9 +106,7 @@ def _split(pieces: Sequence[Piece]) -> Iterator[Piece]:
         if piece.kind == "word" and not _symbolic(piece.text):
             if after and after[0].is_mark("_") and len(after) > 1 and not piece.text.startswith(tuple(FUNCTIONS)):
                 end = k + 1
-                while end < len(pieces) and (
-                    pieces[end].kind in ("word", "name", "number") or pieces[end].is_mark("_")
-                ):
+                while end < len(pieces) and (pieces[end].kind in _LETTERS or pieces[end].is_mark("_")):
                     end += 1
                 yield Piece("identifier", "".join(each.text for each in pieces[k:end]))
                 k = end
@@ -429,8 +427,8 @@ def _row_or_none(items: Sequence[Formula]) -> Formula | None:
     return (items[0] if len(items) == 1 else Row(tuple(items))) if items else None
 
 
-def _fenced(piece: Piece, kind: str = "") -> Formula:
-    return Fenced(kind or piece.text, _expression(piece.inner))
+def _fenced(piece: Piece) -> Formula:
+    return Fenced(piece.text, _expression(piece.inner))
 
 
 def _expression(pieces: Sequence[Piece], *, nested: bool = False) -> Formula:
@@ -442,18 +440,15 @@ def _items(pieces: Sequence[Piece], *, nested: bool = False) -> list[Formula]:
     """Terms and the operators between them; `nested`: in a script or a fraction, where ratios are not stacked."""
     items: list[Formula] = []
     term: list[Piece] = []
-    for k, piece in enumerate(pieces):
-        if piece.is_mark(",", ";", "..", "...", "(x)", *RELATIONS, *SUMS) or (
-            piece.kind == "word" and piece.text == "in"
-        ):
-            left = [each for each in term if not each.space]
+    for piece in pieces:
+        if piece.is_mark(*_BETWEEN) or (piece.kind == "word" and piece.text == "in"):
+            alone = all(each.space for each in term) and (not items or isinstance(items[-1], Operator))
             items += _term(term, nested)
             term = []
-            before = items[-1] if items and not left else None
-            prefix = not left and (before is None or isinstance(before, Operator)) and piece.text in SUMS
+            prefix = alone and piece.text in SUMS
             items.append(Name(";") if piece.is_mark(";") else Operator(piece.text, prefix=prefix))
         else:
-            term.append(pieces[k])
+            term.append(piece)
     return [*items, *_term(term, nested)]
 
 

@@ -42,6 +42,7 @@ def linked(html: Markup, sections: Mapping[str, Section]) -> Markup:
     return Markup(re.sub(r"\b(S\d+)[a-z]?\b", link, html))
 
 
+_STAR = re.compile(r"(?<=[\u0370-\u03ff\u2080-\u209c\u1d62-\u1d6a])\*|(?<=\b[A-Za-z])\*")  # of an optimum, no emphasis
 _SCRIPT = re.compile(r"(?<=[^\s_^])([_^])(?:\{([^{}]*)\}|([\w*−+]))(?![\w/]*\.(?:py|md))")
 
 
@@ -50,7 +51,7 @@ def _html(markdown: str) -> Markup:
     tokens = MarkdownIt("commonmark").enable("table")
     text = re.sub(r"^\*Judged by.*?\*$", "", markdown, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
-    html = tokens.render(text)
+    html = tokens.render(_STAR.sub(r"\\*", text))
     parts = re.split(r"(<code>.*?</code>|<[^>]*>)", html, flags=re.DOTALL)
     return Markup("".join(part if part.startswith("<") else _SCRIPT.sub(_script, part) for part in parts))
 
