@@ -18,7 +18,7 @@ from rich.live import Live
 
 from convergence.arguments import positive
 from convergence.files import write_atomically
-from convergence.watch.folders import Seeds, Watched, watched
+from convergence.watch.folders import Watched, watched
 from convergence.watch.view import view
 
 WATCH_HELP = (
@@ -27,7 +27,6 @@ WATCH_HELP = (
     "Exit status: 0 seen to its end, or left by Ctrl-C, 2 a folder without a run, or that cannot be read."
 )
 _READING = 0.3  # seconds a look may take: of a log of a million lines the rest is left for the next ones
-_NEXT_SEED = 20.0  # seconds from the end of one seed to the start of the next, at most
 
 
 def watch(
@@ -70,10 +69,10 @@ def picture(seen: Watched, *, title: str, width: int = 100) -> str:
 
 def follow(seen: Watched, console: Console, *, refresh: float) -> None:
     """Show what is seen until nobody is at work in the folder any more."""
-    ended, grace = 0.0, _NEXT_SEED if isinstance(seen, Seeds) else 0.0
+    ended = 0.0
     seen.look(within=_READING)
     with Live(view(seen), console=console, auto_refresh=False, vertical_overflow="crop") as live:
-        while seen.running or seen.behind or ended < grace:
+        while seen.running or seen.behind or ended < seen.patience:
             time.sleep(refresh)
             ended = 0.0 if seen.running else ended + refresh
             seen.look(within=_READING)

@@ -24,6 +24,7 @@ _RECENT = 256  # rows of which the rate is
 _MESSAGES = 5
 _KEPT = "kept, from here it can go on"
 _SILENT = 30.0  # seconds in which a process of another machine has written nothing: it may be at work no longer
+_NEXT_SEED = 20.0
 
 
 class Quantity(NamedTuple):
@@ -78,6 +79,11 @@ class Watched(ABC):
         """Bytes that are there and not read yet."""
         return 0
 
+    @property
+    def patience(self) -> float:
+        """Seconds after which something may still come though nobody is at work."""
+        return 0.0
+
 
 class RunWatched(Watched):
     """One run: `train` writes metrics.jsonl, `solve --keep` progress.jsonl, both config.json, end.json and the lock.
@@ -93,7 +99,7 @@ class RunWatched(Watched):
         self._tail = Tail(folder / log)
         self.config: dict[str, Any] = {}
         self.stands = Ended("interrupted", "")
-        self._looks, self._grew = 0, -math.inf
+        self._looks, self._grew, self._seen_here = 0, -math.inf, ""
         self._forget()
 
     def _forget(self) -> None:
@@ -114,6 +120,11 @@ class RunWatched(Watched):
     def behind(self) -> int:
         """Bytes of the log that are not read yet."""
         return self._tail.behind
+
+    @property
+    def patience(self) -> float:
+        """A process that is not of this machine shows itself by what it writes."""
+        return _SILENT if self.stands.state == "killed" else 0.0
 
     @property
     def iterations(self) -> int | None:
@@ -193,6 +204,7 @@ class RunWatched(Watched):
 
     def _ended(self) -> Ended:
         if (process := at_work(self.folder)) is not None:
+            self._seen_here = str(process)
             return Ended("running", f"process {process}")
         noted = _read(self.folder / END)
         if noted is not None and noted.get("end") in _ENDED:
@@ -201,7 +213,7 @@ class RunWatched(Watched):
             process_gone = (self.folder / ".lock").read_text().strip()
         except OSError:
             process_gone = ""
-        if process_gone and time.monotonic() - self._grew < _SILENT:
+        if process_gone not in ("", self._seen_here) and time.monotonic() - self._grew < _SILENT:
             return Ended("running", f"process {process_gone}, not of this machine")
         if process_gone:
             return Ended("killed", f"process {process_gone} is no longer running")
@@ -231,6 +243,11 @@ class Seeds(Watched):
         return any(run.running for run in self.runs.values())
 
     @property
+    def patience(self) -> float:
+        """From the end of one to the start of the next, which has its own folder."""
+        return max([_NEXT_SEED, *(run.patience for run in self.runs.values())])
+
+    @property
     def behind(self) -> int:
         """Of all their logs."""
         return sum(run.behind for run in self.runs.values())
@@ -246,16 +263,22 @@ class Battery(Watched):
         super().__init__(folder)
         self.claims: dict[str, Mapping[str, Any]] = {}
         self.stands = Ended("interrupted", "")
-        self.updated = ""
+        self._updated, self._grew = None, -math.inf
+        self._seen_here: int | None = None
 
     def look(self, *, within: float = math.inf) -> None:
         """Read the file, which is replaced as a whole."""
         found = _read(self.folder / "progress.json") or {}
         self.claims = {name: claim for name, claim in found.get("claims", {}).items() if isinstance(claim, dict)}
-        self.updated = str(found.get("updated", ""))
+        if self._updated not in (None, found.get("updated")):
+            self._grew = time.monotonic()
+        self._updated = found.get("updated")
         state, process = found.get("state"), at_work(self.folder)
         if process is not None:
+            self._seen_here = process
             self.stands = Ended("running", f"process {process}")
+        elif state == "running" and found.get("pid") != self._seen_here and time.monotonic() - self._grew < _SILENT:
+            self.stands = Ended("running", f"process {found.get('pid')}, not of this machine")
         elif state in ("finished", "interrupted", "failed"):
             self.stands = Ended(state, str(found.get("message", "")))
         else:
@@ -265,6 +288,11 @@ class Battery(Watched):
     def running(self) -> bool:
         """Whether claims are being judged."""
         return self.stands.state == "running"
+
+    @property
+    def patience(self) -> float:
+        """A process that is not of this machine shows itself by what it writes."""
+        return _SILENT if self.stands.state == "killed" else 0.0
 
 
 def watched(folder: Path) -> Watched:

@@ -111,10 +111,19 @@ def test_a_picture_is_drawn(monkeypatch, capsys, folder, tmp_path):
     assert "url(" not in re.sub(r"url\(#", "", (tmp_path / "watch.svg").read_text())  # nothing from elsewhere
 
 
-def test_seeds_are_watched_on_between_two_of_them(monkeypatch, tmp_path, terminal):
+def test_what_may_go_on_is_waited_for(monkeypatch, tmp_path, terminal):
+    """The next seed, and a process of another machine: of those there is nothing but what they write."""
+
+    def waited(folder):
+        slept = []
+        monkeypatch.setattr(command.time, "sleep", slept.append)
+        command.follow(watched(folder), Console(file=terminal, force_terminal=True, width=80), refresh=5.0)
+        return sum(slept)
+
     kept(tmp_path / "seed-0")
+    assert waited(tmp_path / "seed-0") == 0
     (tmp_path / "seed-0" / "progress.jsonl").rename(tmp_path / "seed-0" / "metrics.jsonl")
-    slept = []
-    monkeypatch.setattr(command.time, "sleep", slept.append)
-    command.follow(watched(tmp_path), Console(file=terminal, force_terminal=True, width=80), refresh=5.0)
-    assert sum(slept) == command._NEXT_SEED
+    assert waited(tmp_path) == 20
+    (tmp_path / "seed-0" / "end.json").unlink()
+    (tmp_path / "seed-0" / ".lock").write_text("4194999")
+    assert waited(tmp_path / "seed-0") == waited(tmp_path) == 30

@@ -1,7 +1,6 @@
 """What is said of a folder, against the run that wrote it."""
 
 import json
-import math
 import os
 import signal
 import time
@@ -111,7 +110,6 @@ def test_a_process_is_watched_while_it_trains_until_it_is_killed_and_after_it_we
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-    found._grew = -math.inf  # half a minute later
     found.look()
     assert found.stands == folders.Ended("killed", f"process {process.pid} is no longer running")
     tiny(7, out=out, resume=True)
@@ -174,6 +172,10 @@ def test_a_battery_is_watched_by_what_it_writes(tmp_path):
         assert [claim["state"] for claim in found.claims.values()] == ["running", "waiting"]
     found.look()
     assert found.stands == folders.Ended("killed", f"process {os.getpid()} is no longer running")
+    content = json.loads((tmp_path / "progress.json").read_text())
+    (tmp_path / "progress.json").write_text(json.dumps(content | {"updated": "later", "pid": 4194999}))
+    found.look()
+    assert found.stands == folders.Ended("running", "process 4194999, not of this machine")
     for state in ("finished", "interrupted", "failed"):
         progress.write(state, "so it was")
         found.look()
