@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
 import torch
@@ -23,6 +24,7 @@ from paper_checks.claim import Claim, Evidence, Setting, Verdict, silent
 from paper_checks.subject import claims_on
 
 Judged = tuple[Claim, Verdict, Evidence]
+_START = "spawn"  # a fork would take along torch's threads
 _LOOK = 0.5  # seconds between two looks at what other processes measure
 
 
@@ -49,9 +51,10 @@ def side_by_side(
 ) -> Iterator[Judged]:
     """Each claim as soon as it is judged, in the order in which they end, `jobs` at a time.
 
-    The processes end with this generator, and with this process however that ends.
+    The processes end with this generator, and with this process however that ends. Raises ChildProcessError where one
+    of them was killed.
     """
-    context = multiprocessing.get_context("spawn")  # a fork would take along torch's threads
+    context = multiprocessing.get_context(_START)
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(threads,)) as pool:
         waiting: dict[Future[tuple[Verdict, Evidence]], Claim] = {
@@ -64,6 +67,9 @@ def side_by_side(
                     yield waiting.pop(done), *done.result()
                 running = ", ".join(each.name for future, each in waiting.items() if future.running())
                 say(f"{len(waiting)} of {len(claims)} to go: {running}")
+        except BrokenProcessPool as error:
+            names = ", ".join(claim.name for claim in waiting.values())
+            raise ChildProcessError(f"expected processes that judge {names}, got one that was killed") from error
         except BaseException:  # also GeneratorExit: nobody waits for the minutes that are left of a claim
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()

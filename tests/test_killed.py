@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
+import paper_checks.__main__
+from paper_checks import CLAIMS
 from tests.convergence.training.small import write_tiny
 from tests.killed import commands, ended, survive
 
@@ -18,6 +23,23 @@ KILLS = {"paper_checks": 14, "solve": 10, "train": 10}
 def test_a_command_survives_signals_at_random_moments(name, tmp_path):
     command = commands(write_tiny(tmp_path / "images"))[name]
     assert survive(command, tmp_path / "runs", kills=KILLS[name], seed=0) >= 1
+
+
+def with_a_deadly_claim():
+    """`python -m paper_checks` where the claim "second" kills its process."""
+    CLAIMS["second"] = replace(CLAIMS["second"], run=lambda setting: os.kill(os.getpid(), signal.SIGKILL))
+    paper_checks.__main__.main()
+
+
+def test_a_process_that_is_killed_among_several_is_said_and_the_others_are_kept(tmp_path):
+    command = commands(tmp_path, jobs=2)["paper_checks"]
+    line = refused(replace(command, main=with_a_deadly_claim), tmp_path / "run")
+    assert line.startswith("error: expected processes that judge ")
+    assert "second" in line
+    assert line.endswith("the same command with --resume goes on")
+    assert ended(command, tmp_path / "run") == 0
+    assert ended(command, tmp_path / "whole") == 0
+    assert command.found(tmp_path / "run") == command.found(tmp_path / "whole")
 
 
 # ---- a disk without room
