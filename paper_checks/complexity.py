@@ -147,7 +147,9 @@ def _counts(setting: Setting) -> Evidence:
         for warm in STARTS.values():
             problem = _Counting.of(quadratic) if family == "quadratic" else _Watched.of(heads)
             method = setting.starting(warm)(lower_steps=K, cg_steps=N, upper_step_size=0.1, warm_start=warm)
-            result = solve(problem, method, iterations=T, batch=b, seed=setting.seed, probes=(), device=setting.device)
+            # first=1: before its first iteration a run looks at the objectives, which no iteration does
+            options = {"batch": b, "seed": setting.seed, "probes": (), "device": setting.device, "first": 1}
+            result = solve(problem, method, iterations=T, **options)
             stated = {"lower_gradient": K, "hvp": N + (warm is True), "cross_product": 1, "upper_gradient": 1}
             found["counted"] += [result.calls[name] for name in CALLS]
             found["declared"] += [T * method.declared_calls(b)[name] for name in CALLS]

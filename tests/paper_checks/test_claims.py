@@ -15,12 +15,14 @@ def test_the_claim_holds_and_its_control_is_violated(name):
     assert evidence
 
 
+# Without the control, which the battery judges. Not `memory`: bytes do not depend on values
 @pytest.mark.parametrize(
-    "name", ["algorithm_replay", "hypergradient_error", "cg_rate", "cold_start_floor", "complexity", "memory"]
+    "name", ["algorithm_replay", "hypergradient_error", "cg_rate", "cold_start_floor", "complexity"]
 )
 def test_the_quick_claims_hold_for_another_seed(name):
-    verdict, _ = CLAIMS[name].verdict(Setting(seed=12345))
-    assert verdict.outcome is Outcome.HOLDS, verdict.reason
+    found = CLAIMS[name].judge(CLAIMS[name].run(Setting(seed=12345)))
+    assert found
+    assert all(each.outcome is Outcome.HOLDS for each in found), [each.reason for each in found]
 
 
 @pytest.mark.parametrize("name", CLAIMS)

@@ -2,9 +2,7 @@
 
 import errno
 import json
-import os
 import random
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, field, replace
@@ -13,6 +11,7 @@ import pytest
 import torch
 
 from convergence import Oracle, checkpoints
+from convergence.__main__ import main
 from convergence.methods import BSA, ClosedForm
 from convergence.recipes import RECIPES
 from convergence.status import Status
@@ -41,14 +40,17 @@ FEW = {"queries": 3, "evaluation_queries": 3}
 # ---- what it learns
 
 
-def test_a_smoke_training_by_the_command_line_clearly_beats_the_untrained_network(tmp_path):
+def test_a_smoke_training_by_the_command_line_clearly_beats_the_untrained_network(tmp_path, monkeypatch, capsys):
     small = {"classes": (60, 20, 20), "cache": tmp_path / "cache", "progress": False}
-    environment = os.environ | {"MEMORY_REDUCED_CACHE": str(small["cache"]), "OMP_NUM_THREADS": "1"}
+    monkeypatch.setenv("MEMORY_REDUCED_CACHE", str(small["cache"]))
     splits, out = glyphs("easy", **small), tmp_path / "run"
 
     def command(*arguments):
-        line = [sys.executable, "-m", "convergence", *map(str, arguments)]
-        return subprocess.run(line, env=environment, capture_output=True, text=True, check=True).stdout
+        monkeypatch.setattr(sys, "argv", ["convergence", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 0
+        return capsys.readouterr().out
 
     size = ("--classes", 60, 20, 20, "--channels", 16, "--batch", 2)
     pace = ("--iterations", 40, "--learning-rate", 0.003, "--validation-episodes", 20)
