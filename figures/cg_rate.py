@@ -1,4 +1,4 @@
-"""Contraction of N conjugate-gradient steps: attained on the Chebyshev spectrum, below chi_N on random spectra."""
+"""Contraction of N conjugate-gradient steps: the bound attained on one spectrum, obeyed on random ones."""
 
 from __future__ import annotations
 

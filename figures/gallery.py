@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from figures import FIGURES
 from figures.style import Evidence, png
 from paper_checks.claim import Outcome
 from paper_checks.evidence import RUN, arrays_file, json_file, load_run, read_arrays
+from paper_checks.report.mathematics import markdown
 
 ROOT = Path(__file__).parents[1]
 GALLERY = Path("docs", "gallery")
@@ -93,17 +95,18 @@ def caption(name: str) -> str:
     >>> caption("memory")
     'Peak memory of one upper iteration over lower steps K and CG steps N.'
     """
-    return _first_line(sys.modules[FIGURES[name].__module__])
+    return (inspect.getdoc(sys.modules[FIGURES[name].__module__]) or "").partition("\n")[0]
 
 
 def panels(name: str) -> str:
-    """What each panel shows: the first line of `draw`."""
-    return _first_line(FIGURES[name])
+    """What each panel shows, from the docstring of `draw`: "a: this; b, c: that." as a list, formulas typeset."""
+    paragraphs = (" ".join(each.split()) for each in (inspect.getdoc(FIGURES[name]) or "").split("\n\n"))
+    pieces = _PANEL.split(next(filter(_PANEL.match, paragraphs)).removesuffix("."))[1:]
+    shown = zip(pieces[::2], pieces[1::2], strict=True)
+    return "\n".join(f"- **{letters}**: {markdown(text.removesuffix('; '))}" for letters, text in shown)
 
 
-def _first_line(documented: object) -> str:
-    line = (inspect.getdoc(documented) or "").partition("\n")[0]
-    return line.replace("|", r"\|").replace("*", r"\*").replace("_", r"\_")
+_PANEL = re.compile(r"(?:^|(?<=; ))([a-j](?:(?:, |-)[a-j])*): ")
 
 
 def picture(name: str, evidence: Evidence) -> bytes:

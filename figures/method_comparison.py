@@ -36,8 +36,8 @@ _ROW = 0.145  # inches
 def draw(evidence: Evidence) -> Figure:
     """Each row of panels, and under them what it takes, method by method.
 
-    a-c: |grad Phi|^2 over evaluations; d, e: Phi - Phi*, f: |grad Phi|^2 over seconds; g, h: what the weights of the
-    digits are worth, i: bytes; j: the table.
+    a-c: |grad Phi|^2 over evaluations; d, e: Phi - Phi*; f: |grad Phi|^2 over seconds; g, h: what the weights of the
+    digits are worth; i: bytes; j: the table.
     """
     looks = [method(*named) for named in zip(evidence["methods"], evidence["titles"], strict=True)]
     rows = _order(looks)

@@ -21,7 +21,7 @@ KINDS = {"worst": ("worst case", -0.62), "noisy": ("noise", -0.98), "sum": ("fin
 
 @paper_style()
 def draw(evidence: Evidence) -> Figure:
-    """a: iterates at the level of a worst case; b: means with noise, c: on finite sums; d: exponents."""
+    """a: iterates at the level of a worst case; b: means with noise; c: on finite sums; d: exponents."""
     figure, (worst, noise, sums, exponents) = panels(2, 2, height=6.2)
     _worst_case(worst, evidence)
     _noise(noise, evidence)

@@ -15,7 +15,7 @@ SIZES = (6.0, 3.5, 1.0)  # of the markers, in points: one condition number insid
 
 @paper_style()
 def draw(evidence: Evidence) -> Figure:
-    """a: min |grad Phi|^2 / (L Delta) over T at h = 1; b: the same times T, so that the constants show; c: h = 1/2."""
+    """a: the least |grad Phi|^2 / (L Delta) over T at h = 1; b: times T, so that the constants show; c: at h = 1/2."""
     figure, (rate, constant, half) = panels(1, 3, height=3.1)
     _families(rate, evidence, h=1.0, power=0)
     _families(constant, evidence, h=1.0, power=1)

@@ -19,6 +19,7 @@ from figures.style import FULL_WIDTH, save
 from paper_checks import CLAIMS
 from paper_checks.claim import Outcome, worst
 from paper_checks.evidence import load_run
+from tests.figures.test_figures import drawn
 
 MIB = 2**20
 FAST = ("cg_rate", "cold_start_floor")  # to draw
@@ -107,6 +108,14 @@ def test_every_picture_is_shown_and_leads_to_its_claim():
     assert re.findall(r"\(docs/gallery/(\w+)\.png\)\]\(docs/claims/(\w+)\.md\)", front[begin:end]) == [
         (name, name) for name in SHOWN
     ]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_panel_is_described(name):
+    letters = "".join(re.findall(r"^- \*\*(.*)\*\*: .", gallery.panels(name), re.MULTILINE))
+    for first, last in re.findall(r"([a-j])-([a-j])", letters):
+        letters += "abcdefghij"["abcdefghij".index(first) : "abcdefghij".index(last)]
+    assert set(letters) - set(", -") == set("abcdefghij"[: len(drawn(name, 6).axes)])
 
 
 def test_a_readme_without_marks_is_refused():
