@@ -40,12 +40,14 @@ def page(entries: Sequence[Entry], setting: Setting, skipped: Mapping[str, str] 
     skipped   name of a claim that does not apply -> the sentence that says why
     """
     outcomes = [entry.verdict.outcome for entry in entries]
+    own = judged(setting)
     sections = theory.cited(entry.claim.sections.get("Source", "") for entry in entries)
     return rendered(
         "report.html.j2",
         links={entry.claim.name: f"#{entry.claim.name}" for entry in entries},
-        entries=[entry._asdict() | {"searched": searched(entry.claim.name)} for entry in entries],
-        judged=judged(setting),
+        # The search was for counterexamples to the paper's algorithm on the claims' own problems
+        entries=[e._asdict() | {"searched": [] if own else searched(e.claim.name)} for e in entries],
+        judged=own,
         command=lambda name: command(name, setting),
         skipped=skipped or {},
         theory=sections,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -214,6 +215,14 @@ def test_a_method_of_ones_own_is_named_in_the_head_and_in_the_commands(entry):
     assert "Claims that do not apply" in text
     assert "<Own>" not in text
     assert "Under judgement" not in page([entry], Setting())
+    assert "falsify" not in text  # what was searched was the paper's algorithm
+
+
+def test_a_run_that_failed_says_why_and_has_no_empty_table(entry):
+    verdict = replace(entry.verdict, comparisons=(), failure="the run ended with NON_FINITE")
+    text = page([entry._replace(verdict=verdict)], Setting())
+    assert "the run ended with <code>NON_FINITE</code>" in text
+    assert "<tbody>\n</tbody>" not in text
 
 
 class Own:
