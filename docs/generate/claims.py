@@ -44,17 +44,14 @@ PAPER = Family(CLAIMS, FOLDER, ROOT / "paper_checks")
 OWN = Family(own_problem.CLAIMS, FOLDER / "own_problem", ROOT / "paper_checks" / "own_problem")
 
 
-def pages(typeset: Typeset = on_github) -> dict[Path, str]:
-    """The page of each claim, and of each family a README.md, its table in the order of the report.
-
-    typeset   plain text of docstrings with formulas -> Markdown
-    """
+def pages() -> dict[Path, str]:
+    """The page of each claim, and of each family a README.md, its table in the order of the report."""
     texts = {}
     for family in (PAPER, OWN):
         shown = {
-            "typeset": typeset,
-            "linked": partial(linked, family=family, typeset=typeset),
-            "items": partial(items, typeset=partial(linked, family=family, typeset=typeset)),
+            "typeset": on_github,
+            "linked": partial(linked, family=family),
+            "items": partial(items, typeset=partial(linked, family=family)),
             "gallery": gallery,
             "own": family is OWN,
             "paper": PAPER.claims.keys(),

@@ -17,22 +17,24 @@ from types import ModuleType
 
 import pdoc
 import pygments
+from latex2mathml.converter import convert
 from mdit_py_plugins.anchors import anchors_plugin
+from mdit_py_plugins.dollarmath import dollarmath_plugin
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import TextLexer, find_lexer_class_for_filename
 
-from docs.generate import DOCS, ROOT, claims
+from docs.generate import DOCS, ROOT
 from docs.generate.docstrings import docstring
 from docs.generate.markdown import links, parser, slugify
 from docs.generate.templates import ENVIRONMENT
 from paper_checks import report
-from paper_checks.report.mathematics import mathematics
 
 FONT = Path(report.__file__).with_name("mathematics.woff2")
 PACKAGES = ("problems", "convergence", "paper_checks", "figures")
 # Beside the packages that list their public names: what claims, methods and figures are written with
 MODULES = ("convergence.method", "convergence.needs", "convergence.rates", "paper_checks.claim", "figures.style")
 _PARSER = parser().use(anchors_plugin, max_level=4, slug_func=slugify)
+_PARSER.use(dollarmath_plugin, allow_space=False, allow_digits=False, renderer=lambda formula, _: convert(formula))
 _PICTURES = {".png", ".svg", ".jpg", ".gif"}
 
 
@@ -43,7 +45,6 @@ def build(out: Path) -> str:
     """
     shutil.rmtree(out, ignore_errors=True)
     pages = {path: path.read_text(encoding="utf-8") for path in markdown_pages()}
-    pages |= claims.pages(_html)
     linked: set[Path] = set()
     for path, text in pages.items():
         _write(out / address(path), _page(path, text, linked))
@@ -70,11 +71,6 @@ def address(path: Path) -> Path:
     if path.suffix in _PICTURES:
         return within
     return within.with_suffix(".html") if path.suffix == ".md" else Path("source") / f"{within}.html"
-
-
-def _html(text: str) -> str:
-    """Formulas as MathML, of which Markdown sees no character as its own."""
-    return re.sub(r"[*_|~`\\\[\]]", lambda found: f"&#{ord(found[0])};", mathematics(text))
 
 
 def _write(path: Path, text: str) -> None:
