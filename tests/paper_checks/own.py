@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from convergence import Oracle, Step
+from convergence import GradientDescent, Oracle, Status, Step
 from convergence.methods import SOBA
 from convergence.oracle import Calls, Features, per_task
 from problems import Parameters, Problem, Tasks
@@ -37,35 +37,39 @@ class Mine:
             v = torch.zeros_like(theta)
         else:
             theta, v = (x.gather(-2, tasks.index.unsqueeze(-1).expand(*tasks.index.shape, x.shape[-1])) for x in state)
-        alpha = self.lower_step_size or oracle.problem.constants.lower_step_size
-        for _ in range(self.lower_steps):
-            theta = theta - alpha * oracle.lower_gradient(z, theta, tasks)
-        v = self.solved(oracle, z, theta, tasks, v)
+        theta = GradientDescent.of(oracle.problem, self.lower_steps, self.lower_step_size).solve(
+            oracle, z, theta, tasks
+        )
+        v, failure = self.solved(oracle, z, theta, tasks, v)
         d = oracle.hypergradient(z, theta, v, tasks)
         if state is not None:
             index = tasks.index.unsqueeze(-1).expand_as(theta)
             state = tuple(x.scatter(-2, index, row) for x, row in zip(state, (theta, v), strict=True))
         moved = {name: phi[name] - (self.upper_step_size or 0) * d[name] for name in phi}
-        fine = torch.zeros(theta.shape[:-1], dtype=torch.int32, device=theta.device)
-        return Step(moved, state, d, theta, v, fine)
+        return Step(moved, state, d, theta, v, failure)
 
-    def solved(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, v: Tensor) -> Tensor:
-        """N steps of CG from v."""
+    def solved(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, v: Tensor) -> tuple[Tensor, Tensor]:
+        """N steps of CG from v, and whether p'Hp <= 0 was met."""
         hessian = oracle.lower_hessian(z, theta, tasks)
         r = oracle.upper_gradient(z, theta, tasks)
-        if self.warm_start:
+        enough = 1e-30 * r.square().sum(-1, keepdim=True)
+        if self.warm_start and self.cg_steps:
             r = r - hessian(v)
         p, rr = r, r.square().sum(-1, keepdim=True)
+        indefinite = torch.zeros_like(rr, dtype=torch.bool)
         for _ in range(self.cg_steps):
             Hp = hessian(p)
-            size = torch.nan_to_num(rr / (p * Hp).sum(-1, keepdim=True))
+            pHp = (p * Hp).sum(-1, keepdim=True)
+            indefinite = indefinite | ((pHp <= 0) & (rr > enough))
+            size = torch.where((rr > enough) & (pHp > 0), rr / pHp, 0.0)
             v, r = v + size * p, r - size * Hp
-            new = r.square().sum(-1, keepdim=True)
-            p, rr = r + torch.nan_to_num(new / rr) * p, new
-        return v
+            before, rr = rr, r.square().sum(-1, keepdim=True)
+            p = r + torch.where(before > enough, rr / before, 0.0) * p
+        failure = torch.where(torch.isfinite(rr), Status.BREAKDOWN * indefinite, Status.NON_FINITE)
+        return v, failure.squeeze(-1).to(torch.int32)
 
     def declared_calls(self, batch: int) -> Calls:
-        products = self.cg_steps + self.warm_start
+        products = self.cg_steps + (self.warm_start and self.cg_steps > 0)
         return per_task(
             lower_gradient=batch * self.lower_steps, hvp=batch * products, cross_product=batch, upper_gradient=batch
         )
@@ -74,15 +78,16 @@ class Mine:
 class Backwards(Mine):
     """Mine with the sign of the implicit part the wrong way round."""
 
-    def solved(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, v: Tensor) -> Tensor:
-        return -super().solved(oracle, z, theta, tasks, -v)
+    def solved(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, v: Tensor) -> tuple[Tensor, Tensor]:
+        v, failure = super().solved(oracle, z, theta, tasks, -v)
+        return -v, failure
 
 
 class Broken(Mine):
     """Mine with a slip that Python finds."""
 
-    def solved(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, v: Tensor) -> Tensor:
-        return theta @ v
+    def solved(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, v: Tensor) -> tuple[Tensor, Tensor]:
+        return theta @ v, theta
 
 
 class Undeclared(SOBA):
