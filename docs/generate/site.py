@@ -87,7 +87,7 @@ def _page(path: Path, text: str, linked: set[Path]) -> str:
         token.attrs[attribute] = _relative(path, target, linked)
     title = next(inline.content for token, inline in pairwise(tokens) if token.tag == "h1")
     body = _PARSER.renderer.render(tokens, _PARSER.options, {})
-    return _framed(re.sub(r"<[^>]*>|\\", "", title), body, address(path).parent)
+    return _framed(re.sub(r"<[^>]*>|[\\$`{}]", "", title), body, address(path).parent)
 
 
 def _framed(title: str, body: str, folder: Path) -> str:
