@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy.optimize import differential_evolution
 
 from convergence import MemoryReduced
+from convergence.arguments import shown
 from convergence.files import write_atomically
 
 Array = npt.NDArray[np.float64]
@@ -168,13 +169,17 @@ def save(found: Sequence[Worst], bounds: Sequence[Bound], path: Path) -> None:
 def load(path: Path) -> list[Worst]:
     """The instances of a file. Raises ValueError where it is not one that `save` wrote."""
     try:
+        if not path.is_file():
+            raise FileNotFoundError("no such file")
         records = json.loads(path.read_text())
+        if not isinstance(records, list):
+            raise TypeError("it holds no list")
         found = [Worst(**{field.name: record[field.name] for field in fields(Worst)}) for record in records]
         if any(np.array(worst.x, dtype=float).ndim != 1 for worst in found):
             raise ValueError("x is no list of numbers")
         return found
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"expected {path} to be a file that falsify wrote, got {error!r}") from error
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"expected {path} to be a file that falsify wrote, got {shown(error)}") from error
 
 
 def replay(worst: Worst, bound: Bound, method: Method = MemoryReduced) -> float:

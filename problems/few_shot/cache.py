@@ -75,12 +75,14 @@ def _describe(folder: Path, content: dict[str, Any]) -> None:
 def _content(folder: Path) -> dict[str, Any] | None:
     """What `fill` returned; None where anything is missing or differs from what was written."""
     try:
+        if not (folder / _DESCRIPTION).is_file():
+            return None
         body = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
         said = body.pop("sha256")
         if said != _checksum(body) or any(_sha256(folder / name) != held for name, held in body["files"].items()):
             return None
         return body["content"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -89,6 +91,8 @@ def _checksum(body: dict[str, Any]) -> str:
 
 
 def _sha256(path: Path) -> str:
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(f"expected a file {path}, got none")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

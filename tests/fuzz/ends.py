@@ -83,8 +83,11 @@ def _require_sentence(case: Case, error: BaseException) -> None:
 
 
 def is_sentence(said: str, *, failed: bool = False) -> bool:
-    """One line, not endless, that says what was expected (or, of a run that failed, how it ended)."""
-    return "\n" not in said.strip() and 10 < len(said) < 1500 and (failed or "expected" in said)
+    """One line, not endless, that says what was expected (or, of a run that failed, how it ended).
+
+    A list may follow it, on indented lines.
+    """
+    return ("\n" not in said.strip() or "\n  " in said) and 10 < len(said) < 1500 and (failed or "expected" in said)
 
 
 @contextmanager

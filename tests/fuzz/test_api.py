@@ -80,7 +80,7 @@ def _quick(case: Case) -> bool:
     return case.name != "run(compile=bool True)"  # takes seconds, and is told from other values by tests/convergence
 
 
-@fuzz(st.builds(_run_case, st.sampled_from(sorted(RUN)), VALUES).filter(_quick), distinct=150)
+@fuzz(st.builds(_run_case, st.sampled_from(sorted(RUN)), VALUES).filter(_quick), distinct=60)
 def test_arguments_of_run():
     """Every one of them, replaced by what it is not."""
 
@@ -125,6 +125,6 @@ def _sound(made: Any) -> bool:
     return all(bool(torch.isfinite(x).all()) for x in start.values())
 
 
-@fuzz(st.sampled_from(sorted(RANDOM)).flatmap(lambda n: replaced(n, _made(n), RANDOM[n], right=_sound)), distinct=150)
+@fuzz(st.sampled_from(sorted(RANDOM)).flatmap(lambda n: replaced(n, _made(n), RANDOM[n], right=_sound)), distinct=60)
 def test_problems_made_of_numbers():
     """`random` and constructors of numbers."""

@@ -224,7 +224,7 @@ def options(draw: Callable[..., str]) -> Case:
     return _case(f"{command} {option} {value[:60]!r}", program, [*base, *given])
 
 
-@fuzz(options(), distinct=100)
+@fuzz(options(), distinct=45)
 def test_options_that_cannot_be_meant():
     """Numbers, names, devices, budgets, folders, fields, modules."""
 
@@ -265,6 +265,6 @@ LINES: list[tuple[str, list[str]]] = [
 ]
 
 
-@fuzz(st.sampled_from(LINES).map(lambda line: _case(f"{line[0]} {' '.join(line[1])[:80]!r}", *line)), distinct=50)
+@fuzz(st.sampled_from(LINES).map(lambda line: _case(f"{line[0]} {' '.join(line[1])[:80]!r}", *line)), distinct=30)
 def test_lines_that_cannot_be_meant():
     """Commands, names and folders that are not there; options that contradict each other."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import time
 import warnings
@@ -25,10 +26,8 @@ def _raise(error: BaseException) -> None:
 
 
 def _swallows() -> None:
-    try:
+    with contextlib.suppress(Exception):
         time.sleep(5)
-    except Exception:
-        pass
 
 
 BAD = {
@@ -72,6 +71,7 @@ def test_our_sentences_and_exceptions_of_ones_own_pass():
 
 def test_a_sentence_has_one_line_and_says_what_was_expected():
     assert ends.is_sentence("expected lower_steps an integer >= 0, got -1")
+    assert ends.is_sentence("expected one of these:\n  a\n  b")
     for said in ("expected one\nand another", "invalid value", "", "expected " + "x" * 2000):
         assert not ends.is_sentence(said)
 

@@ -138,7 +138,7 @@ def _returning(level: str, what: str, options: str) -> Case:
     st.builds(
         _returning, st.sampled_from(["lower", "upper"]), st.sampled_from(sorted(RETURNS)), st.sampled_from(sorted(RUNS))
     ),
-    distinct=120,
+    distinct=70,
 )
 def test_objectives_that_return_something_else():
     """Shapes, types, constants, graphs cut, noise."""
@@ -333,6 +333,6 @@ def _changed(what: str, options: str) -> Case:
     return Case(f"{what}, {options}", lambda: started(type("Broken", (Sound,), members)(), **RUNS[options]), right)
 
 
-@fuzz(st.builds(_changed, st.sampled_from(sorted(CHANGES)), st.sampled_from(sorted(RUNS))), distinct=200)
+@fuzz(st.builds(_changed, st.sampled_from(sorted(CHANGES)), st.sampled_from(sorted(RUNS))), distinct=110)
 def test_problems_broken_elsewhere():
     """Starts, sizes, graphs, arguments changed, tasks that meet, levels that are no minimum."""

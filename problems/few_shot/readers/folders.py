@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from problems.arguments import shown
 from problems.few_shot.image_set import ImageSet, Splits
 from problems.few_shot.readers import formats, pictures
 from problems.few_shot.readers.conversion import Unconverted, converted
@@ -53,7 +54,11 @@ def image_files(folder: Path, root: Path) -> list[Path]:
     if not folder.is_dir():
         raise ValueError(f"expected a folder of images {folder}, got none")
     with os.scandir(folder) as entries:
-        found = sorted(entry.path for entry in entries if entry.name.lower().endswith(pictures.SUFFIXES))
+        found = sorted(
+            entry.path
+            for entry in entries
+            if entry.name.lower().endswith(pictures.SUFFIXES) and os.path.isfile(entry.path)
+        )
     paths = [Path(path) for path in found]
     if not paths:
         raise ValueError(f"expected images ({', '.join(pictures.SUFFIXES)}) in {folder}, got none")
@@ -117,7 +122,7 @@ def _rows(path: Path) -> list[tuple[str, str]]:
     except (csv.Error, UnicodeDecodeError, ValueError) as failure:
         raise ValueError(f"expected a CSV file of images and classes in {path}: {failure}") from None
     expected = " or ".join(f"{image},{label}" for image, label in HEADERS)
-    raise ValueError(f"expected the columns {expected} in {path}, got {','.join(header)}")
+    raise ValueError(f"expected the columns {expected} in {path}, got {shown(','.join(header))}")
 
 
 def _cell(value: str | None) -> str:
@@ -134,6 +139,8 @@ def _image_of_row(path: Path, file: str, label: str, request: Request) -> Path:
         tried += [root / base / label / file for base in BASES]
     found = first_of(tried, f"the image {file}", path)
     inside(request.folder, found)
+    if not found.is_file():
+        raise ValueError(f"expected the image {file} of {path} to be a file, got none in {found}")
     return found
 
 

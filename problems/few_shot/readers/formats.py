@@ -112,7 +112,7 @@ def _member(path: Path, key: str) -> Iterator[Any]:
         RuntimeError,
         ValueError,
     ) as failure:
-        raise ValueError(f"expected an array {key!r} in {path}: {failure}") from None
+        raise ValueError(f"expected an array {key!r} in {path}: {str(failure)[:200]}") from None
 
 
 @contextmanager

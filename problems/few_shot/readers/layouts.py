@@ -125,8 +125,8 @@ def named(folder: Path, name: str, where: Path) -> Path:
 
 def _first(root: Path, patterns: tuple[str, ...]) -> tuple[Path, ...]:
     for pattern in patterns:
-        folders = pattern.endswith("/")
-        found = sorted(path for path in root.glob(pattern.rstrip("/")) if path.is_dir() == folders)
+        of_kind = Path.is_dir if pattern.endswith("/") else Path.is_file  # not a pipe
+        found = sorted(path for path in root.glob(pattern.rstrip("/")) if of_kind(path))
         if found:
             return tuple(found)
     return ()

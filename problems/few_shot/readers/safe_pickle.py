@@ -44,11 +44,13 @@ def load(path: Path, *, encoding: str = "bytes") -> Any:
     Raises ValueError, with the path, where the file is truncated or corrupt or names anything else; nothing of what
     it names is imported or called. Raises OSError where the file cannot be read.
     """
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(f"expected a pickle of numpy arrays and builtin types in {path}, got no such file")
     with path.open("rb") as file:
         try:
             return _Unpickler(file, encoding=encoding).load()
         except _FAILURES as failure:
-            said = str(failure) or type(failure).__name__
+            said = " ".join(str(failure).split()) or type(failure).__name__
             raise ValueError(f"expected a pickle of numpy arrays and builtin types in {path}: {said}") from None
 
 
