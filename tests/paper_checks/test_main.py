@@ -158,10 +158,10 @@ def test_claims_judged_side_by_side_are_those_judged_one_by_one(monkeypatch, cap
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_budget_holds_for_every_run_and_too_little_is_wrong_usage(monkeypatch, capsys, tmp_path, jobs):
-    names = ("growing_lower_steps", "cg_rate", "--jobs", jobs, "--out", tmp_path / "out")
+    names = ("deterministic_exact", "cg_rate", "--jobs", jobs, "--out", tmp_path / "out")
     code, _, err = call(monkeypatch, capsys, *names, "--memory", "3kB")
     assert code == 2
-    assert re.search(r"growing_lower_steps: expected memory of at least \S+ for one task of one replica", err)
+    assert re.search(r"deterministic_exact: expected memory of at least \S+ for one task of one replica", err)
 
 
 @pytest.mark.parametrize("jobs", ["0", "-1", "x"])
