@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -148,6 +148,11 @@ def run(
     )
     if resume and overwrite:
         raise ValueError("expected --resume or --overwrite, got both")
+    _judge(Battery(names or (), setting, out, jobs, threads, resume, overwrite))
+
+
+def _judge(battery: Battery) -> NoReturn:
+    """The verdicts as they come, then the table; ends with the exit status."""
     console = Console(quiet=command_line.own_rank() > 0)
     with console.status("") as status:
 
@@ -157,7 +162,6 @@ def run(
                 f"[{colour}]{verdict.outcome:<13}[/] {verdict.claim} ({verdict.seconds:.1f} s)", highlight=False
             )
 
-        battery = Battery(names or (), setting, out, jobs, threads, resume, overwrite)
         output, apart = battery.run(status.update, heard)
     _report(console, output, apart)
     raise typer.Exit(EXIT_CODES[worst(verdict.outcome for verdict in output.verdicts)])
