@@ -15,6 +15,8 @@ TUTORIALS = sorted(path for path in (ROOT / "docs" / "tutorials").glob("*.md") i
 # What is long in them is run by the tests named.
 LONG = {
     "python -m paper_checks cg_rate memory --scale paper --jobs 2": "minutes (test_main.py, two claims side by side)",
+    "python -m paper_checks cg_rate memory --scale paper --resume": "goes on with the line before (test_battery.py)",
+    "python -m paper_checks compare verdicts verdicts-cuda": "what the GPU leaves (test_compare.py)",
     "python -m paper_checks falsify lyapunov_decrease --budget 60": "a minute (test_falsify.py)",
     "python -m paper_checks --device cuda --out verdicts-cuda": "a GPU",
     "python -m paper_checks method_bias method_rates method_comparison": "minutes (`make verify`)",
