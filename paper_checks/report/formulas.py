@@ -30,8 +30,13 @@ OPERATORS = {
 }  # fmt: skip
 RELATIONS = frozenset(("<=", ">=", "!=", "->", "~", "=", "<", ">", "in"))
 SUMS = frozenset(("+", "-", "+-"))
-FENCES = {"(": ("(", ")"), "[": ("[", "]"), "{": ("{", "}"), "|": ("|", "|"), "ceil": ("⌈", "⌉")}
-_LATEX_FENCES = {"{": (r"\{", r"\}"), "|": (r"\lvert ", r"\rvert"), "ceil": (r"\lceil ", r"\rceil")}
+FENCES = {"<": ("⟨", "⟩"), "(": ("(", ")"), "[": ("[", "]"), "{": ("{", "}"), "|": ("|", "|"), "ceil": ("⌈", "⌉")}
+_LATEX_FENCES = {
+    "<": (r"\langle ", r"\rangle"),
+    "{": (r"\{", r"\}"),
+    "|": (r"\lvert ", r"\rvert"),
+    "ceil": (r"\lceil ", r"\rceil"),
+}
 ACCENTS = {"hat": ("ˆ", r"\hat"), "tilde": ("~", r"\tilde"), "bar": ("¯", r"\bar")}
 
 
@@ -271,7 +276,7 @@ def latex(formula: Formula) -> str:
         case Symbol(name):
             return (GREEK.get(name) or OTHERS.get(name) or (name, name))[1]
         case Name(text):
-            return rf"\operatorname{{{text}}}" if text.isalpha() else rf"\mathrm{{{text}}}"
+            return rf"\mathrm{{{text}}}"  # GitHub refuses \operatorname
         case Number(text):
             return _power(text, str, lambda base, power: f"{base}^{{{power}}}", "-")
         case Operator(name, prefix):

@@ -32,7 +32,9 @@ from paper_checks.report.formulas import (
 )
 
 # Words that are names of functions where something follows that they can be applied to
-FUNCTIONS = frozenset(("min", "max", "mean", "sum", "sup", "log", "ln", "exp", "cos", "tr", "diag", "ceil", "sqrt"))
+FUNCTIONS = frozenset(
+    ("min", "max", "mean", "sum", "sup", "log", "ln", "exp", "cos", "tr", "diag", "span", "ceil", "sqrt")
+)
 _LARGE = frozenset(("min", "max", "mean", "sum", "sup"))  # what follows is their argument, up to the next sum
 _BETWEEN = (",", ";", "..", "...", "(x)", *RELATIONS, *SUMS)  # between terms
 _NAMES = frozenset(("prox",))  # more than a letter, and yet a number
@@ -57,7 +59,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_CLOSING = {"(": ")", "[": "]", "{": "}", "|": "|"}
+_CLOSING = {"(": ")", "[": "]", "{": "}", "|": "|", "<": ">"}
 
 
 @dataclass
@@ -133,10 +135,10 @@ def _grouped(tokens: Sequence[Piece]) -> list[Piece]:
                 partner[opened.pop()] = k
             else:
                 opened.append(k)
-        elif token.is_mark("(", "[", "{"):
+        elif token.is_mark("(", "[", "{") or (token.is_mark("<") and _opens(tokens, k)):
             opened.append(k)
-        elif token.is_mark(")", "]", "}"):
-            while opened and tokens[opened[-1]].text == "|":
+        elif token.is_mark(")", "]", "}") or (token.is_mark(">") and not tokens[k - 1].space):
+            while opened and tokens[opened[-1]].text in "|<" and tokens[opened[-1]].text + token.text != "<>":
                 opened.pop()
             if opened and _CLOSING[tokens[opened[-1]].text] == token.text:
                 partner[opened.pop()] = k
@@ -156,6 +158,12 @@ def _grouped(tokens: Sequence[Piece]) -> list[Piece]:
         return pieces
 
     return between(0, len(tokens))
+
+
+def _opens(tokens: Sequence[Piece], k: int) -> bool:
+    """Whether the sign at k begins an inner product <u, v>: relations have room on both sides, or on none."""
+    before = k == 0 or tokens[k - 1].space or tokens[k - 1].is_mark("(", "[")
+    return before and _tight(tokens, k, 1)
 
 
 def _is_tensor_sign(tokens: Sequence[Piece], k: int) -> bool:

@@ -54,8 +54,9 @@ def prose(text: str) -> str:
         ("E T (x) T", r"$\mathbb{E}\,T \otimes T$"),
         ("h +- s, T = 10 .. 100", r"$h \pm s$, $T = 10 \dots 100$"),
         ("T -> infinity", r"$T \to \infty$"),
-        ("log t and min(1, x)", r"$\operatorname{log}\,t$ and $\operatorname{min}\left(1, x\right)$"),
+        ("log t and min(1, x)", r"$\mathrm{log}\,t$ and $\mathrm{min}\left(1, x\right)$"),
         ("(K, N) = (1, 1)", r"$\left(K, N\right) = \left(1, 1\right)$"),
+        ("J <u_j, e> u_j < 1", r"$J\left\langle u_{j}, e\right\rangle u_{j} < 1$"),
         ("3 x 32 x 32 images", r"$3 \times 32 \times 32$ images"),
     ],
 )
