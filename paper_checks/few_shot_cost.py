@@ -39,7 +39,7 @@ import numpy as np
 
 from convergence import peak_bytes
 from convergence.memory import saved_bytes
-from paper_checks.claim import Comparison, Evidence, Setting, at_least, at_most, equal
+from paper_checks.claim import ALGORITHM, Comparison, Evidence, Setting, at_least, at_most, equal
 from paper_checks.network_costs import (
     COSTS,
     FLAT,
@@ -55,6 +55,7 @@ from paper_checks.network_costs import (
 from paper_checks.planted import KeptGraph
 from problems.few_shot import Conv4
 
+ASKS = (*ALGORITHM, "recompute")
 PLANTED = "backpropagation through the lower steps, and the network in each, passed off as memory-reduced"
 CALLS = ("lower_gradient", "hvp", "cross_product", "upper_gradient")
 K, N = 20, 10  # where the other one is varied

@@ -58,7 +58,9 @@ def run(setting: Setting) -> Evidence:
     b = min(2, problem.tasks)
     found: dict[str, list[float]] = {name: [] for name in ("counted", "declared", "stated", "seen", "asked")}
     for warm in setting.track(tuple(STARTS.values()), "starts"):
-        method = setting.method(lower_steps=K, lower_step_size=alpha, cg_steps=N, upper_step_size=beta, warm_start=warm)
+        method = setting.starting(warm)(
+            lower_steps=K, lower_step_size=alpha, cg_steps=N, upper_step_size=beta, warm_start=warm
+        )
         calls = _counted(setting, problem, method, b)
         each = {"lower_gradient": K, "hvp": N + (warm is True), "cross_product": 1, "upper_gradient": 1}
         found["counted"] += [calls[name] for name in CALLS]

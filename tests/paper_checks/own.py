@@ -36,17 +36,20 @@ class Mine:
             theta = oracle.theta0(phi, tasks)
             v = torch.zeros_like(theta)
         else:
-            theta, v = (x.gather(-2, tasks.index.unsqueeze(-1).expand(*tasks.index.shape, x.shape[-1])) for x in state)
-        theta = GradientDescent.of(oracle.problem, self.lower_steps, self.lower_step_size).solve(
-            oracle, z, theta, tasks
-        )
+            theta, v = (x.gather(-2, self.places(x, tasks)) for x in state)
+        lower = GradientDescent.of(oracle.problem, self.lower_steps, self.lower_step_size)
+        theta = lower.solve(oracle, z, theta, tasks)
         v, failure = self.solved(oracle, z, theta, tasks, v)
         d = oracle.hypergradient(z, theta, v, tasks)
         if state is not None:
-            index = tasks.index.unsqueeze(-1).expand_as(theta)
-            state = tuple(x.scatter(-2, index, row) for x, row in zip(state, (theta, v), strict=True))
-        moved = {name: phi[name] - (self.upper_step_size or 0) * d[name] for name in phi}
-        return Step(moved, state, d, theta, v, failure)
+            state = tuple(x.scatter(-2, self.places(x, tasks), row) for x, row in zip(state, (theta, v), strict=True))
+        if self.upper_step_size is not None:
+            phi = {name: phi[name] - self.upper_step_size * d[name] for name in phi}
+        return Step(phi, state, d, theta, v, failure)
+
+    def places(self, stored: Tensor, tasks: Tasks) -> Tensor:
+        """Where the rows of these tasks are in what is stored of all tasks, (..., B, q)."""
+        return tasks.index.unsqueeze(-1).expand(*stored.shape[:-2], tasks.index.shape[-1], stored.shape[-1])
 
     def solved(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, v: Tensor) -> tuple[Tensor, Tensor]:
         """N steps of CG from v, and whether p'Hp <= 0 was met."""
