@@ -545,9 +545,7 @@ def test_data_that_are_not_finite_are_refused_before_the_first_iteration(quadrat
 def test_a_phi0_method_that_returns_no_dict_of_tensors_is_refused(wrong):
     problem = UserRidge()
     problem.phi0 = lambda rng: wrong
-    with pytest.raises(
-        TypeError, match=r"expected phi0 of UserRidge(, 'x',)? to be a (dict of named tensors|torch.Tensor), got"
-    ):
+    with pytest.raises(TypeError, match=r"expected phi0 of UserRidge.* to be a .*, got"):
         run(problem, COLD, iterations=1)
 
 
