@@ -147,7 +147,7 @@ def test_csv_files(folder):
         ("missing.png,a", "filename,label", r"expected the image missing\.png of .*train\.csv, got no "),
         ("{split}{k}.png", "filename,label", "a row without a file or a class"),
         (",a", "filename,label", "a row without a file or a class"),
-        ("{split}{k}.png,a", "file,label", "expected the columns filename,label or .* got file,label"),
+        ("{split}{k}.png,a", "file,label", "expected the columns filename,label or .* got 'file,label'"),
         ("", "", "expected the columns filename,label"),
     ],
 )
