@@ -24,7 +24,7 @@ from convergence.arguments import integer, is_finite, room, shown, truth
 from convergence.batches import Batches
 from convergence.chunks import Joined, pieces, step_in_chunks
 from convergence.compiled import BLOCK, CompiledSteps
-from convergence.method import Method, Step
+from convergence.method import Method, Step, require_method, require_step
 from convergence.needs import require
 from convergence.optimisers import MakeOptimizer, Optimised, require_upper_step
 from convergence.oracle import Oracle
@@ -121,7 +121,10 @@ def run(
     replicas = None if replicas is None else integer("replicas", replicas, least=1, otherwise="None or ")
     batch = None if batch is None else integer("batch", batch, least=1, otherwise="None or ")
     limit = budget.limit(memory)
+    if not isinstance(problem, Problem):
+        raise TypeError(f"expected a problems.Problem, got {shown(problem)}")
     problem.check()
+    require_method(method)
     require(method, problem)
     asked = _Asked(
         problem=problem.to(device, dtype),
@@ -143,7 +146,7 @@ def run(
         watch=watch,
     )
     if first == 0:  # a run that goes on was sound where it began
-        asked.require_sound()
+        asked.require_sound(given=problem)
     chosen = asked.chosen(limit, chunks, data=problem)
     with progress_bar(progress, iterations * len(asked.starts(chosen))) as advance:
         result = asked.in_chunks(chosen, advance)
@@ -174,13 +177,13 @@ class _Asked:
     need_references: bool
     watch: Watch | None
 
-    def require_sound(self) -> None:
+    def require_sound(self, *, given: Problem) -> None:
         """Raise TypeError or ValueError where the objectives are not what methods take them for."""
         phi = self._start(0, (self.seed,))
         room("replicas", self.replicas or 1, 8 * sum(x.numel() for x in phi.values()))
         if self.replicas is not None:
             phi = {name: x[0] for name, x in phi.items()}
-        require_sound(self.problem, phi, replicas=self.replicas is not None)
+        require_sound(self.problem, phi, replicas=self.replicas is not None, given=given)
 
     # ---- in chunks
 
@@ -407,7 +410,10 @@ class _Loop:
             return step_in_chunks(self.method, self.oracle, self.phi, parts, self.state)
         if self._one_step is not None:
             return self._one_step.step(self.phi, self.state, seen)
-        return self.method.step(self.oracle, self.phi, self.batches.of(seen), self.state)
+        tasks = self.batches.of(seen)
+        step = self.method.step(self.oracle, self.phi, tasks, self.state)
+        require_step(step, self.method, self.phi, (*self.running.which.shape, len(tasks)))
+        return step
 
 
 # ---- before the loop

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from convergence.arguments import capable, shown
 from convergence.oracle import Calls, Oracle
 from problems import Parameters, Tasks, map_parameters
+
+_CODES = (torch.int32, torch.int64, torch.int16, torch.int8, torch.uint8)  # dtypes of a Status
 
 
 class Step(NamedTuple):
@@ -54,3 +58,54 @@ def descend(phi: Parameters, direction: Parameters, step_size: float | None) -> 
     if step_size is None:
         return phi
     return map_parameters(lambda x, dx: torch.sub(x, dx, alpha=step_size), phi, direction)
+
+
+# ---- methods of one's own
+
+
+def require_method(method: Any) -> None:
+    """Raise TypeError unless it has `start` and `step`, which take what `run` gives them."""
+    capable("a method,", method, "start", "step")
+    for name, given in (("start", ("oracle", "phi")), ("step", ("oracle", "phi", "tasks", "state"))):
+        try:
+            inspect.signature(getattr(method, name)).bind(*given)
+        except (TypeError, ValueError) as error:  # a function of nothing has no signature as a method
+            raise TypeError(
+                f"expected {name} of {type(method).__name__} to take ({', '.join(given)}), got one that does not: {error}"
+            ) from error
+
+
+def require_step(step: Any, method: Method, phi: Parameters, rows: tuple[int, ...]) -> None:
+    """Raise TypeError or ValueError unless it is a Step from this phi, with these `rows` (..., B) of theta, v and codes.
+
+    No values are looked at: nothing waits for a GPU, and what is not finite ends as NON_FINITE.
+    """
+    name = type(method).__name__
+    if not isinstance(step, Step):
+        raise TypeError(f"expected step of {name} to return a Step, got {shown(step)}")
+    for field, found in (("phi", step.phi), ("direction", step.direction)):
+        if not isinstance(found, dict) or found.keys() != phi.keys():
+            held = sorted(map(str, found)) if isinstance(found, dict) else shown(found)
+            raise TypeError(f"expected {field} of a step of {name} with the tensors {sorted(phi)}, got {held}")
+        for key, like in phi.items():
+            _require_like(f"{field}[{key!r}] of a step of {name}", found[key], like, like.shape)
+    like = next(iter(phi.values()))
+    q = step.theta.shape[-1:] if isinstance(step.theta, Tensor) else ()
+    for field, found in (("theta", step.theta), ("v", step.v)):
+        _require_like(f"{field} of a step of {name}", found, like, (*rows, *q), axes=len(rows) + 1)
+    _require_like(f"failure of a step of {name}", step.failure, like, rows, codes=True)
+
+
+def _require_like(
+    what: str, found: Any, like: Tensor, shape: tuple[int, ...], *, axes: int | None = None, codes: bool = False
+) -> None:
+    if not isinstance(found, Tensor) or found.layout is not torch.strided:
+        raise TypeError(f"expected {what} to be a dense tensor, got {shown(found)}")
+    if found.shape != shape or (axes is not None and found.dim() != axes):
+        wanted = tuple(shape) if axes is None else f"({', '.join(map(str, shape[: axes - 1]))}, q)"
+        raise ValueError(f"expected {what} of shape {wanted}, got {tuple(found.shape)}")
+    if found.device != like.device or (found.dtype not in _CODES if codes else found.dtype != like.dtype):
+        kind = "integers" if codes else like.dtype
+        raise ValueError(f"expected {what} of {kind} on {like.device}, got {found.dtype} on {found.device}")
+    if found.requires_grad:
+        raise ValueError(f"expected {what} without a graph, got one that would grow from step to step: detach it")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convergence.arguments import shown
 from problems import Problem
 
 
@@ -26,8 +27,14 @@ class Need:
 
 
 def require(method: Any, problem: Problem) -> None:
-    """Raise ValueError where the problem lacks something that the method needs (`needs`, where it names any)."""
-    for need in getattr(method, "needs", ()):
+    """Raise ValueError where the problem lacks something that the method needs (`needs`, where it names any).
+
+    Raises TypeError where these are no needs.
+    """
+    needs = getattr(method, "needs", ())
+    if not isinstance(needs, tuple) or not all(isinstance(need, Need) for need in needs):
+        raise TypeError(f"expected needs of {type(method).__name__} a tuple of Need, got {shown(needs)}")
+    for need in needs:
         if not need.met(problem):
             raise ValueError(
                 f"expected {need.what} for {type(method).__name__}, got {type(problem).__name__}, {need.lack}"

@@ -16,6 +16,9 @@ from convergence.status import Status
 from convergence.trees import map_tensors
 
 
+_FAILURES = (Status.BREAKDOWN, Status.NON_FINITE)
+
+
 class Going(NamedTuple):
     """Which replicas still run, the Status code of each, iterations completed; all of the shape of the replica axes."""
 
@@ -61,6 +64,11 @@ class Running:
         if which is not None and bool(which.any()):
             ended = which & self.which
             codes = torch.as_tensor(status, dtype=torch.int32, device=ended.device)
+            if wrong := set(codes.expand(ended.shape)[ended].tolist()) - {Status.CONVERGED, *_FAILURES}:
+                raise ValueError(
+                    f"expected failure of a step of 0, or {', '.join(f'{code.value} ({code})' for code in _FAILURES)}, "
+                    f"got {min(wrong)}"
+                )
             status = torch.where(ended, codes, self.going.status)
             self.took(self.going._replace(which=self.which & ~ended, status=status))
         return self.any
