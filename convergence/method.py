@@ -71,41 +71,54 @@ def require_method(method: Any) -> None:
             inspect.signature(getattr(method, name)).bind(*given)
         except (TypeError, ValueError) as error:  # a function of nothing has no signature as a method
             raise TypeError(
-                f"expected {name} of {type(method).__name__} to take ({', '.join(given)}), got one that does not: {error}"
+                f"expected {name} of {type(method).__name__} to take ({', '.join(given)}), "
+                f"got one that does not: {error}"
             ) from error
 
 
 def require_step(step: Any, method: Method, phi: Parameters, rows: tuple[int, ...]) -> None:
-    """Raise TypeError or ValueError unless it is a Step from this phi, with these `rows` (..., B) of theta, v and codes.
+    """Raise TypeError or ValueError unless it is a Step from this phi, with `rows` (..., B) of theta, v and codes.
 
-    No values are looked at: nothing waits for a GPU, and what is not finite ends as NON_FINITE.
+    No values are looked at: nothing waits for a GPU, and what is not finite ends as NON_FINITE. Cost: some
+    microseconds.
     """
     name = type(method).__name__
     if not isinstance(step, Step):
         raise TypeError(f"expected step of {name} to return a Step, got {shown(step)}")
-    for field, found in (("phi", step.phi), ("direction", step.direction)):
-        if not isinstance(found, dict) or found.keys() != phi.keys():
-            held = sorted(map(str, found)) if isinstance(found, dict) else shown(found)
+    for field, tree in (("phi", step.phi), ("direction", step.direction)):
+        if not isinstance(tree, dict) or tree.keys() != phi.keys():
+            held = sorted(map(str, tree)) if isinstance(tree, dict) else shown(tree)
             raise TypeError(f"expected {field} of a step of {name} with the tensors {sorted(phi)}, got {held}")
         for key, like in phi.items():
-            _require_like(f"{field}[{key!r}] of a step of {name}", found[key], like, like.shape)
+            if not _is_like(tree[key], like, like.shape):
+                raise _unlike(f"{field}[{key!r}] of a step of {name}", tree[key], like, like.shape)
     like = next(iter(phi.values()))
-    q = step.theta.shape[-1:] if isinstance(step.theta, Tensor) else ()
-    for field, found in (("theta", step.theta), ("v", step.v)):
-        _require_like(f"{field} of a step of {name}", found, like, (*rows, *q), axes=len(rows) + 1)
-    _require_like(f"failure of a step of {name}", step.failure, like, rows, codes=True)
+    shape = (*rows, *step.theta.shape[-1:]) if isinstance(step.theta, Tensor) and step.theta.dim() else rows
+    for field, tensor in (("theta", step.theta), ("v", step.v)):
+        if len(shape) != len(rows) + 1 or not _is_like(tensor, like, shape):
+            raise _unlike(f"{field} of a step of {name}", tensor, like, (*rows, *shape[len(rows) :]))
+    codes = step.failure
+    if not isinstance(codes, Tensor) or codes.dtype not in _CODES or not _is_like(codes, like, rows, codes.dtype):
+        raise _unlike(f"failure of a step of {name}", codes, like, rows, "integers")
 
 
-def _require_like(
-    what: str, found: Any, like: Tensor, shape: tuple[int, ...], *, axes: int | None = None, codes: bool = False
-) -> None:
+def _is_like(found: Any, like: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> bool:
+    return (
+        isinstance(found, Tensor)
+        and found.shape == shape
+        and found.dtype is (dtype or like.dtype)
+        and found.device == like.device
+        and found.layout is torch.strided
+        and not found.requires_grad
+    )
+
+
+def _unlike(what: str, found: Any, like: Tensor, shape: tuple[int, ...], kind: object = None) -> Exception:
     if not isinstance(found, Tensor) or found.layout is not torch.strided:
-        raise TypeError(f"expected {what} to be a dense tensor, got {shown(found)}")
-    if found.shape != shape or (axes is not None and found.dim() != axes):
-        wanted = tuple(shape) if axes is None else f"({', '.join(map(str, shape[: axes - 1]))}, q)"
-        raise ValueError(f"expected {what} of shape {wanted}, got {tuple(found.shape)}")
-    if found.device != like.device or (found.dtype not in _CODES if codes else found.dtype != like.dtype):
-        kind = "integers" if codes else like.dtype
-        raise ValueError(f"expected {what} of {kind} on {like.device}, got {found.dtype} on {found.device}")
+        return TypeError(f"expected {what} to be a dense tensor, got {shown(found)}")
     if found.requires_grad:
-        raise ValueError(f"expected {what} without a graph, got one that would grow from step to step: detach it")
+        return ValueError(f"expected {what} without a graph, which would grow from step to step: detach it; got one")
+    return ValueError(
+        f"expected {what} of shape {tuple(shape)} and {kind or like.dtype} on {like.device}, "
+        f"got {tuple(found.shape)} of {found.dtype} on {found.device}"
+    )

@@ -15,7 +15,6 @@ from convergence.probes import PROBES, Probe, Snapshot
 from convergence.status import Status
 from convergence.trees import map_tensors
 
-
 _FAILURES = (Status.BREAKDOWN, Status.NON_FINITE)
 
 
