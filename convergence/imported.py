@@ -73,9 +73,18 @@ def method_of(spec: str) -> Callable[..., Method]:
     make = imported(spec, "a method")
     if not callable(make):
         raise ValueError(f"expected a class or a function that makes a method in {spec}, got {make!r}")
-    if inspect.isclass(make) and (lost := [name for name in _PROTOCOL if not callable(getattr(make, name, None))]):
+    made = make if inspect.isclass(make) else _tried(make)
+    if lost := [name for name in _PROTOCOL if not callable(getattr(made, name, None))]:
         raise ValueError(f"expected a method with {', '.join(_PROTOCOL)}, got {spec} without {', '.join(lost)}")
     return make
+
+
+def _tried(make: Callable[..., Any]) -> Any:
+    """What a function makes of fields as those of the paper's method, or what it returns, if that says more."""
+    try:
+        return make(lower_steps=1, lower_step_size=0.1, cg_steps=1, upper_step_size=0.1, warm_start=False)
+    except Exception:  # it takes others; of `functools.partial(Method, ...)` the class is known
+        return getattr(make, "func", None)
 
 
 def problem_of(spec: str, seed: int) -> Problem:

@@ -24,7 +24,7 @@ from paper_checks import compare as side_by_side
 from paper_checks import falsify as search
 from paper_checks.battery import Battery
 from paper_checks.bounds import BOUNDS
-from paper_checks.claim import worst
+from paper_checks.claim import title_of, worst
 from paper_checks.judging import use_threads
 from paper_checks.output import Output, require_writable
 from paper_checks.report.mathematics import number
@@ -122,14 +122,16 @@ def run(
 
     Interrupted, killed or out of disk, a run goes on with --resume, and ends with the same evidence bit for bit.
 
-    --method runs every claim that can judge the class, and says why not of the others. Under torchrun the claims are
-    spread over ranks; it makes 1 of every exit status but 0.
+    --method judges a class by every claim that can judge it, --problem a problem by every claim that can be stated of
+    it, and both say why not of the others. Under torchrun the claims are spread over ranks; it makes 1 of every exit
+    status but 0.
 
     \b
     Examples:
       python -m paper_checks
       python -m paper_checks cg_rate memory --out two
       python -m paper_checks --method mypackage.module:MyMethod
+      python -m paper_checks --problem mypackage.module:MyProblem
       torchrun --nproc-per-node=2 -m paper_checks
     """
     resolve_device(device)
@@ -163,12 +165,18 @@ def _judge(battery: Battery) -> NoReturn:
             )
 
         output, apart = battery.run(status.update, heard)
-    _report(console, output, apart)
+    _report(console, output, apart, battery.setting)
     raise typer.Exit(EXIT_CODES[worst(verdict.outcome for verdict in output.verdicts)])
 
 
-def _report(console: Console, output: Output, apart: dict[str, str]) -> None:
-    console.print(_table(output.verdicts, wide=console.width >= 110))
+def _judged(setting: Setting) -> str:
+    """What is judged, where somebody brought it along."""
+    method = "" if setting.method is MemoryReduced else f" on {title_of(setting.method)}"
+    return method + ("" if setting.problem is None else f"{' and' if method else ' on'} {setting.problem}")
+
+
+def _report(console: Console, output: Output, apart: dict[str, str], setting: Setting) -> None:
+    console.print(_table(output.verdicts, _judged(setting), wide=console.width >= 110))
     for name, sentence in apart.items():
         console.print(f"[dim]not judged[/]  {name}: {escape(sentence)}", highlight=False)
     console.print(f"{output.folder / 'report.html'}", soft_wrap=True)
@@ -236,9 +244,9 @@ def _cell(worst: search.Worst) -> str:
     return ", ".join(f"{name} {value}" for name, value in worst.cell.items())
 
 
-def _table(verdicts: list[Verdict], *, wide: bool) -> Table:
+def _table(verdicts: list[Verdict], judged: str, *, wide: bool) -> Table:
     """One line a claim on a terminal of 80 columns; a wide one also says what decided it."""
-    table = Table(title="Verdicts", title_justify="left")
+    table = Table(title=f"Verdicts{judged}", title_justify="left")
     table.add_column("claim", no_wrap=True)
     table.add_column("outcome", no_wrap=True)
     if wide:

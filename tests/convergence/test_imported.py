@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from convergence.imported import imported, is_spec
+from convergence.imported import imported, is_spec, method_of
 
 
 @pytest.fixture
@@ -45,10 +45,29 @@ def test_what_is_no_name_is_refused(spec):
 
 
 def test_a_path_is_met_with_the_name_it_should_have_been():
-    with pytest.raises(ValueError, match="write mine.method:Mine"):
+    with pytest.raises(ValueError, match=r"write mine\.method:Mine"):
         imported("mine/method.py:Mine", "a method")
 
 
 def test_catalogue_names_are_no_specs():
     assert is_spec("a:b")
     assert not is_spec("memory_reduced")
+
+
+def test_what_makes_no_method_is_refused_functions_too():
+    for spec in ("json:dumps", "json:JSONDecoder", "math:sqrt"):
+        with pytest.raises(ValueError, match="expected a method with start, step, declared_calls, got"):
+            method_of(spec)
+
+
+def test_functions_and_partials_that_make_methods_are_taken(folder):
+    (folder / "brought.py").write_text(
+        "from functools import partial\n"
+        "from convergence import MemoryReduced\n"
+        "from convergence.methods import SOBA\n"
+        "def doubled(*, lower_steps, **rest):\n"
+        "    return MemoryReduced(lower_steps=2 * lower_steps, **rest)\n"
+        "slow = partial(SOBA, lower_step_size=0.01)\n"
+    )
+    assert method_of("brought:doubled")(lower_steps=2, cg_steps=1).lower_steps == 4
+    assert method_of("brought:slow")(linear_step_size=0.1, upper_step_size=0.1).lower_step_size == 0.01
