@@ -1,5 +1,5 @@
 """Checks of arguments, those of `problems.arguments`."""
 
-from problems.arguments import capable, integer, is_finite, non_negative, positive, room, share, shown, truth
+from problems.arguments import capable, instance, integer, is_finite, non_negative, positive, room, share, shown, truth
 
-__all__ = ["capable", "integer", "is_finite", "non_negative", "positive", "room", "share", "shown", "truth"]
+__all__ = ["capable", "instance", "integer", "is_finite", "non_negative", "positive", "room", "share", "shown", "truth"]

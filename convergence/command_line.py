@@ -12,6 +12,7 @@ from typing import NoReturn, TypeVar
 
 import typer
 
+from convergence.arguments import shown
 from convergence.distributed.ranks import RankLost
 
 WRONG_USAGE = 2
@@ -30,12 +31,13 @@ def named(catalogue: Mapping[str, T], name: str, kind: str) -> T:
         ...
     ValueError: expected a problem out of huber; got 'hubber': did you mean 'huber'?
     """
-    if name in catalogue:
+    text = isinstance(name, str)  # of a file it may be anything
+    if text and name in catalogue:
         return catalogue[name]
-    near = difflib.get_close_matches(name, catalogue, n=1)
+    near = difflib.get_close_matches(name, catalogue, n=1) if text else []
     hint = f": did you mean {near[0]!r}?" if near else ""
     article = "an" if kind[0] in "aeiou" else "a"
-    raise ValueError(f"expected {article} {kind} out of {', '.join(catalogue)}; got {name!r}{hint}")
+    raise ValueError(f"expected {article} {kind} out of {', '.join(catalogue)}; got {shown(name)}{hint}")
 
 
 def main(app: typer.Typer) -> None:

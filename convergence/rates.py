@@ -8,8 +8,28 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import scipy  # whose submodules are imported when they are first used: stats takes a second
+from torch import Tensor
+
+from convergence.arguments import integer, is_finite, positive, shown
 
 Array = npt.NDArray[np.float64]
+
+
+def _array(name: str, values: npt.ArrayLike) -> Array:
+    """The values as float64. Raises ValueError where they are no real numbers, one in each place."""
+    try:
+        array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    except (TypeError, ValueError, RuntimeError) as error:  # lists of other lengths, tensors without values
+        raise ValueError(f"expected {name} an array of numbers, got {shown(values)}") from error
+    if array.dtype.kind not in "biuf" or not array.ndim:
+        raise ValueError(f"expected {name} an array of real numbers, got {array.dtype} {array.shape}")
+    return array.astype(np.float64)
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    """Raise ValueError unless low < value < high."""
+    if not is_finite(value) or not low < value < high:
+        raise ValueError(f"expected {name} a number between {low:g} and {high:g}, got {shown(value)}")
 
 
 class Slope(NamedTuple):
@@ -49,7 +69,9 @@ def log_log_slope(
     >>> round(log_log_slope([1, 10, 100], [5, 0.5, 0.05]).value, 12)
     -1.0
     """
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    x, y = _array("x", x), _array("y", y)
+    _between("confidence", confidence, 0, 1)
+    resamples, seed = integer("resamples", resamples, least=1), integer("seed", seed, least=0)
     if x.ndim != 1 or len(x) < 2 or y.ndim not in (1, 2) or len(y) != len(x):
         raise ValueError(f"expected x of shape (n >= 2,) and y of (n,) or (n, seeds), got {x.shape} and {y.shape}")
     for name, values in (("x", x), ("y", y)):
@@ -87,8 +109,9 @@ def burn_in(spectral_radius: float, *, remainder: float = 1e-4) -> int:
 
     Raises ValueError unless 0 <= spectral_radius < 1: a process that does not contract has no stationary mean.
     """
-    if not 0 <= spectral_radius < 1:
-        raise ValueError(f"expected a spectral radius in [0, 1) for a stationary state, got {spectral_radius}")
+    if not is_finite(spectral_radius) or not 0 <= spectral_radius < 1:
+        raise ValueError(f"expected a spectral radius in [0, 1) for a stationary state, got {shown(spectral_radius)}")
+    _between("remainder", remainder, 0, 1)
     if spectral_radius == 0:
         return 1  # the first iterate is the start itself
     return math.ceil(math.log(remainder) / math.log(spectral_radius))
@@ -99,7 +122,7 @@ def stationary_mean(trace: npt.ArrayLike, *, discard: int) -> Mean:
 
     Raises ValueError where fewer than two iterations or seeds are left, or a value is not finite.
     """
-    trace = np.asarray(trace, dtype=np.float64)
+    trace, discard = _array("trace", trace), integer("discard", discard, least=0)
     if trace.ndim != 2 or trace.shape[1] < 2 or len(trace) - discard < 2:
         raise ValueError(f"expected a trace (T > {discard + 1}, R >= 2), got shape {trace.shape}")
     if not np.isfinite(trace).all():
@@ -125,8 +148,9 @@ def hotelling(samples: npt.ArrayLike, mean: npt.ArrayLike, *, significance: floa
     >>> hotelling([[1.0], [2.0], [3.0]], [2.0]).statistic
     0.0
     """
-    samples, mean = np.asarray(samples, dtype=np.float64), np.asarray(mean, dtype=np.float64)
-    if samples.ndim != 2 or mean.shape != samples.shape[1:] or len(samples) <= samples.shape[1]:
+    samples, mean = _array("samples", samples), _array("mean", mean)
+    _between("significance", significance, 0, 1)
+    if samples.ndim != 2 or mean.shape != samples.shape[1:] or not 0 < samples.shape[1] < len(samples):
         raise ValueError(f"expected samples (n > p, p) and a mean (p,), got shapes {samples.shape} and {mean.shape}")
     if not (np.isfinite(samples).all() and np.isfinite(mean).all()):
         raise ValueError("expected finite samples and a finite mean")
@@ -143,11 +167,14 @@ def is_stationary(trace: npt.ArrayLike, *, threshold: float = 3.0) -> bool:
     """Whether the second and the fourth quarter of a (T, R) trace have the same mean (Welch |z| < threshold).
 
     For runs whose burn-in is not known in closed form: double T until it holds. Raises ValueError on a trace with
-    fewer than four iterations or two seeds.
+    fewer than four iterations or two seeds, or values that are not finite.
     """
-    trace = np.asarray(trace, dtype=np.float64)
+    trace = _array("trace", trace)
+    positive("threshold", threshold)
     if trace.ndim != 2 or len(trace) < 4 or trace.shape[1] < 2:
         raise ValueError(f"expected a trace (T >= 4, R >= 2), got shape {trace.shape}")
+    if not np.isfinite(trace).all():
+        raise ValueError("expected a finite trace: a replica stopped or diverged")
     quarter = len(trace) // 4
     second, fourth = (trace[k * quarter : (k + 1) * quarter].mean(0) for k in (1, 3))
     gap = abs(second.mean() - fourth.mean())
@@ -158,15 +185,20 @@ def is_stationary(trace: npt.ArrayLike, *, threshold: float = 3.0) -> bool:
 def hitting_time(values: npt.ArrayLike, threshold: float) -> int | None:
     """The number of iterates after which the best so far is at or below the threshold; None if it never is.
 
+    A value that is not a number is not below. Raises ValueError on values of other shapes than (T,).
+
     >>> hitting_time([4.0, 2.0, 1.0], 2.0)
     2
     """
-    below = np.flatnonzero(np.asarray(values, dtype=np.float64) <= threshold)
+    values = _array("values", values)
+    if values.ndim != 1 or not is_finite(threshold):
+        raise ValueError(f"expected values (T,) and a finite threshold, got {values.shape} and {shown(threshold)}")
+    below = np.flatnonzero(values <= threshold)
     return int(below[0]) + 1 if len(below) else None
 
 
 def running_average(values: npt.ArrayLike) -> Array:
     """1/T sum_{t<T} values_t for T = 1, 2, ..., along the first axis."""
-    values = np.asarray(values, dtype=np.float64)
+    values = _array("values", values)
     counts = np.arange(1, len(values) + 1).reshape(-1, *(1,) * (values.ndim - 1))
     return np.asarray(np.cumsum(values, axis=0) / counts)

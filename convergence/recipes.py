@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -88,7 +88,7 @@ class Recipe:
     def varied(self, **changes: Any) -> Recipe:
         """The recipe with other fields of its method. Raises TypeError on fields that the method does not have."""
         method: Any = self.method
-        return replace(self, method=replace(method, **changes))
+        return replace(self, method=_replaced(method, changes))
 
     def with_head(self, **changes: Any) -> Recipe:
         """The recipe with other fields of its head, as ridge=0.01.
@@ -98,7 +98,7 @@ class Recipe:
         make: Any = self.head
         if make is None:
             raise TypeError(f"expected a recipe with a head for {', '.join(changes)}, got one whose network adapts")
-        replace(make(2), **changes)  # raises here, and not where the problem is made
+        _replaced(make(2), changes)  # raises here, and not where the problem is made
         return replace(self, head=lambda way: replace(make(way), **changes))
 
     def _check(self, head: Head, bn: Semantics) -> None:
@@ -113,6 +113,15 @@ class Recipe:
                 'expected bn "task" or "running" with recompute, which saves no memory where query images are '
                 f"normalised by the statistics of support images, got {bn!r}"
             )
+
+
+def _replaced(part: Any, changes: dict[str, Any]) -> Any:
+    """The dataclass with other fields. Raises TypeError on those that it does not have."""
+    if unknown := changes.keys() - (known := {field.name: None for field in fields(part) if field.init}).keys():
+        raise TypeError(
+            f"expected fields of {type(part).__name__}: {', '.join(known)}, got {', '.join(sorted(unknown))}"
+        )
+    return replace(part, **changes)
 
 
 def _softmax(**options: Any) -> Callable[[int], Head]:

@@ -75,6 +75,18 @@ def capable(name: str, value: object, *members: str) -> None:
         raise TypeError(f"expected {name} an object with {', '.join(members)}, got {shown(value)}")
 
 
+def instance(name: str, value: object, kind: type) -> None:
+    """Raise TypeError unless the value is an instance of the class.
+
+    >>> instance("tasks", 3, str)
+    Traceback (most recent call last):
+        ...
+    TypeError: expected tasks a str, got 3
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"expected {name} a {kind.__name__}, got {shown(value)}")
+
+
 def room(what: str, count: int, each: int) -> None:
     """Raise ValueError where so many things of so many bytes each are more than this machine can hold.
 
@@ -176,10 +188,5 @@ def _argument(name: str, value: Any, annotation: Any) -> Any:
             count = f"{len(of)} finite numbers" if origin is tuple else "a list of finite numbers"
             raise ValueError(f"expected {name} {count}, got {shown(value)}")
     elif annotation is Tensor or getattr(annotation, "__module__", "").startswith("problems."):
-        _require_instance(name, value, annotation)
+        instance(name, value, annotation)
     return value
-
-
-def _require_instance(name: str, value: Any, kind: type) -> None:
-    if not isinstance(value, kind):
-        raise TypeError(f"expected {name} a {kind.__name__}, got {shown(value)}")

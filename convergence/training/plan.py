@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, StepLR
 
-from convergence.arguments import integer, positive
+from convergence.arguments import instance, integer, positive, shown, truth
 from convergence.command_line import named
 from convergence.driver import resolve_device
 from convergence.optimisers import MakeOptimizer
@@ -102,11 +102,19 @@ class Plan:
     def __post_init__(self) -> None:
         for name in ("iterations", "seed", "evaluation_seed"):
             integer(name, getattr(self, name), least=0)
-        for name in ("batch", "validation_episodes", "checkpoint_every"):
+        integer("way", self.way, least=2)
+        for name in ("shot", "queries", "evaluation_queries", "batch", "validation_episodes", "checkpoint_every"):
             integer(name, getattr(self, name), least=1)
         for name in ("chunk", "decay_every", "validate_every", "patience"):
             if getattr(self, name) is not None:
                 integer(name, getattr(self, name), least=1, otherwise="None or ")
+        for name in ("within_groups", "autocast", "compile", "ahead"):
+            truth(name, getattr(self, name))
+        for name in ("channels_last", "resident"):
+            if getattr(self, name) is not None:
+                truth(f"{name} None,", getattr(self, name))
+        if self.augmentation is not None:
+            instance("augmentation", self.augmentation, Augmentation)
         positive("decay", self.decay)
         if self.learning_rate is not None:
             positive("learning_rate", self.learning_rate)
@@ -203,7 +211,12 @@ class Plan:
         Raises ValueError where `iterations` is missing, or one is unknown.
         """
         known = {field.name for field in fields(cls)}
-        if "iterations" not in fields_ or not fields_.keys() <= known:
-            raise ValueError(f"expected a plan of the fields {sorted(known)}, got {sorted(fields_)}")
-        turned = fields_.get("augmentation")
-        return cls(**{**fields_, "augmentation": None if turned is None else Augmentation(**turned)})
+        if not isinstance(fields_, Mapping) or "iterations" not in fields_ or not fields_.keys() <= known:
+            held = sorted(map(str, fields_)) if isinstance(fields_, Mapping) else shown(fields_)
+            raise ValueError(f"expected a plan of the fields {sorted(known)}, got {held}")
+        turned, whole = fields_.get("augmentation"), {field.name for field in fields(Augmentation)}
+        if turned is None:
+            return cls(**fields_)
+        if not isinstance(turned, Mapping) or not turned.keys() <= whole:
+            raise ValueError(f"expected augmentation of the fields {sorted(whole)}, got {shown(turned)}")
+        return cls(**{**fields_, "augmentation": Augmentation(**turned)})

@@ -11,6 +11,8 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
+from problems.arguments import integer, truth
+
 Numbers = npt.NDArray[np.int64]
 Pictures = npt.NDArray[np.uint8]
 
@@ -37,8 +39,9 @@ class Augmentation:
     flip: bool = False
 
     def __post_init__(self) -> None:
-        if self.crop < 0:
-            raise ValueError(f"expected a crop of 0 or more pixels, got {self.crop}")
+        integer("crop", self.crop, least=0)
+        for name in ("rotate_classes", "flip"):
+            truth(name, getattr(self, name))
 
     def check(self, shape: tuple[int, int, int]) -> None:
         """Raise ValueError where pictures of this shape (C, H, W) cannot be turned, or padded so far by reflection."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from problems.arguments import integer, non_negative, shown, truth
 from problems.base import Parameters
 from problems.few_shot.normalisation import Normalisation
 
@@ -47,8 +48,8 @@ class Conv4:
     checkpointed: bool = False
 
     def __post_init__(self) -> None:
-        if self.channels < 1:
-            raise ValueError(f"expected at least one channel for Conv4, got {self.channels}")
+        integer("channels of Conv4", self.channels, least=1)
+        truth("checkpointed", self.checkpointed)
 
     def parameters(self, shape: Shape, rng: torch.Generator) -> Parameters:
         """Weights uniform within sqrt(6 / (fan_in + fan_out)); scales uniform in [0, 1]; biases and shifts 0.
@@ -106,8 +107,12 @@ class ResNet12:
     checkpointed: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.channels) != 4 or min(self.channels) < 1:
-            raise ValueError(f"expected channels of at least 1 in four blocks for ResNet12, got {self.channels}")
+        if not isinstance(self.channels, (tuple, list)) or len(self.channels) != 4:
+            raise ValueError(f"expected channels of four blocks for ResNet12, got {shown(self.channels)}")
+        for count in self.channels:
+            integer("channels of ResNet12", count, least=1)
+        non_negative("slope", self.slope)
+        truth("checkpointed", self.checkpointed)
 
     def parameters(self, shape: Shape, rng: torch.Generator) -> Parameters:
         """Weights normal with variance 2 / fan_out (He et al. 2015), scales 1, shifts 0."""

@@ -14,13 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from problems.arguments import instance, integer, shown, truth
 from problems.base import Tasks
 from problems.few_shot.augmentation import Augmentation, Numbers, augmented, augmented_on
 from problems.few_shot.image_set import ImageSet
 
 SPLITS = {"train": 0, "validation": 1, "test": 2}  # a split's number enters the randomness
 INDICES = 2**62  # the indices lie below
-_SEEDS = 2**63  # and the seeds below this, so that a list can hold them as int64
 
 _Index = Tensor | Sequence[int] | Numbers
 
@@ -73,14 +73,19 @@ class Episodes:
     resident: torch.device | str | None = None
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ValueError(f"expected a split among {', '.join(SPLITS)}, got {self.split!r}")
+        instance("images", self.images, ImageSet)
+        if not isinstance(self.split, str) or self.split not in SPLITS:
+            raise ValueError(f"expected a split among {', '.join(SPLITS)}, got {shown(self.split)}")
         for name, least in {"way": 2, "shot": 1, "queries": 1, "seed": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"expected {name} of at least {least}, got {getattr(self, name)}")
-        if self.seed >= _SEEDS:
-            raise ValueError(f"expected a seed below 2^63, got {self.seed}")
+            integer(name, getattr(self, name), least=least)
+        truth("within_groups", self.within_groups)
+        if self.resident is not None:
+            try:
+                torch.device(str(self.resident))  # a number alone would be that of a GPU
+            except RuntimeError as error:
+                raise ValueError(f"expected resident None or a device, got {shown(self.resident)}") from error
         if self.augmentation is not None:
+            instance("augmentation", self.augmentation, Augmentation)
             if self.split != "train":
                 raise ValueError(f"expected an augmentation of the split train only, got one of {self.split}")
             self.augmentation.check(self.images.shape)
@@ -195,17 +200,20 @@ class EpisodeList:
             raise ValueError(f"expected a list of episodes with {', '.join(required)}, got none of {missing}")
         self.images = images
         self.split = str(listing["split"])
-        self.way, self.shot, self.queries, self.seed = (
-            int(listing[name]) for name in ("way", "shot", "queries", "seed")
+        if self.split not in SPLITS:
+            raise ValueError(f"expected a list of episodes of a split among {', '.join(SPLITS)}, got {self.split!r}")
+        self.way, self.shot, self.queries, self.seed, count = (
+            integer(f"listed {name}", _scalar(listing[name]), least=least)
+            for name, least in {"way": 2, "shot": 1, "queries": 1, "seed": 0, "images": 1}.items()
         )
         optional = [name for name in ("turns", "shifts", "flips") if name in listing]
         self._listed: dict[str, Numbers] = {name: listing[name] for name in ("classes", "rows", *optional)}
-        self._check(int(listing["images"]))
+        self._check(count)
         if (digits := str(listing["sha256"])) != images.sha256:
             raise ValueError(f"expected a list of episodes of the images {images.sha256}, got one of {digits}")
 
     def __len__(self) -> int:
-        return len(self._listed["rows"])
+        return len(np.atleast_1d(self._listed["classes"]))
 
     def rows(self, index: _Index) -> Numbers:
         """As `Episodes.rows`; the index is a place in the list."""
@@ -257,6 +265,12 @@ def _numbers(index: _Index) -> Numbers:
     if numbers.size and not 0 <= int(numbers.min()) <= int(numbers.max()) < INDICES:
         raise ValueError(f"expected indices 0 .. 2^62 - 1, got {numbers.min()} .. {numbers.max()}")
     return numbers.astype(np.int64)
+
+
+def _scalar(value: npt.NDArray[Any]) -> Any:
+    """The number in an array of one; what is none as it is."""
+    array = np.asarray(value)
+    return array.item() if array.ndim == 0 else array
 
 
 def _without_replacement(size: int, uniforms: list[float]) -> list[int]:

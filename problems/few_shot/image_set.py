@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from problems.arguments import instance, shown
+
 Array = npt.NDArray[np.generic]
 _LOOKED_AT = 64  # images whose bytes enter `ImageSet.sha256`
 
@@ -34,6 +36,11 @@ class ImageSet:
     groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("images", "labels"):
+            instance(name, getattr(self, name), np.ndarray)
+        for name in ("names", *(("groups",) if self.groups is not None else ())):
+            if not isinstance(given := getattr(self, name), tuple) or not all(isinstance(x, str) for x in given):
+                raise TypeError(f"expected {name} a tuple of text, got {shown(given)}")
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[3] not in (1, 3):
             raise ValueError(
                 f"expected images uint8 (N, H, W, 1 or 3), got {self.images.dtype} {tuple(self.images.shape)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from problems.arguments import capable, shown, truth
 from problems.base import Parameters, Problem, Tasks
 from problems.few_shot.embeddings import Embedding
 from problems.few_shot.episodes import INDICES, Source
@@ -32,7 +33,10 @@ class OnEpisodes(Problem):
         channels_last: bool | None = None,
     ):
         if autocast not in (None, torch.bfloat16):
-            raise ValueError(f"expected autocast None or torch.bfloat16, got {autocast}")
+            raise ValueError(f"expected autocast None or torch.bfloat16, got {shown(autocast)}")
+        if channels_last is not None:
+            truth("channels_last None,", channels_last)
+        capable("embedding", embedding, "parameters", "size", "__call__")
         self.episodes, self.embedding = episodes, embedding
         self.autocast, self.channels_last = autocast, channels_last
         self.features = embedding.size(episodes.images.shape)

@@ -9,6 +9,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from problems.arguments import instance, truth
 from problems.base import Parameters, Parts, Tasks
 from problems.few_shot.embeddings import Embedding
 from problems.few_shot.episodes import Source
@@ -57,6 +58,8 @@ class FewShot(OnEpisodes):
         autocast: torch.dtype | None = None,
         channels_last: bool | None = None,
     ):
+        instance("head", head, Head)
+        truth("centred", centred)
         if head.way != episodes.way:
             raise ValueError(f"expected a head for the {episodes.way} classes of an episode, got one for {head.way}")
         if bn not in SEMANTICS:

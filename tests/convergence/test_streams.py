@@ -157,5 +157,5 @@ def test_what_is_no_seed_is_refused(seed):
 
 
 def test_batches_that_no_machine_holds_are_refused_before_anything_is_drawn():
-    with pytest.raises(ValueError, match="expected numbers of the tasks in batches that fit the [0-9]+ bytes"):
+    with pytest.raises(ValueError, match=r"expected numbers of the tasks in batches that fit the [0-9]+ bytes"):
         TaskStream(0, pool=10, batch=10**15, replacement=True)

@@ -18,7 +18,7 @@ from tests.fuzz import ends
 from tests.fuzz.ends import BadEnding, Case, Own, ends_well
 from tests.fuzz.fuzzing import PROMISED, fuzz
 
-SUITE = ("test_api", "test_command_line", "test_files", "test_methods", "test_problems")
+SUITE = tuple(f"test_{name}" for name in ("api", "arrays", "command_line", "few_shot", "files", "methods", "problems"))
 
 
 def _raise(error: BaseException) -> None:

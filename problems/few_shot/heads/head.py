@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from problems.arguments import integer
 from problems.base import Parameters
 
 CLOSED_FORMS = ("lower_gradient", "lower_hvp", "lower_inverse_hvp", "lower_argmin", "upper_gradient", "curvature")
@@ -27,8 +28,7 @@ class Head(ABC):
 
     def __post_init__(self) -> None:
         """Raise ValueError on fewer than two classes (heads are dataclasses)."""
-        if self.way < 2:
-            raise ValueError(f"expected way of at least 2, got {self.way}")
+        integer("way", self.way, least=2)
 
     @property
     def closed_forms(self) -> frozenset[str]:

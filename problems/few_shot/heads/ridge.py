@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from problems.arguments import positive
 from problems.base import Parameters
 from problems.few_shot.heads.head import Head, largest_eigenvalue, units
 
@@ -30,8 +31,7 @@ class RidgeHead(Head):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("ridge", "scale"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"expected {name} a finite number > 0, got {getattr(self, name)!r}")
+            positive(name, getattr(self, name))
 
     def parameters(self, features: int, rng: torch.Generator) -> Parameters:
         """Where lambda and scale start."""

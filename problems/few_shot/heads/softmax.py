@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from problems.arguments import non_negative, truth
 from problems.base import Parameters
 from problems.few_shot.heads.head import Head, cross_entropy, largest_eigenvalue, units
 
@@ -37,8 +38,8 @@ class SoftmaxHead(Head):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("ridge", "lasso"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"expected {name} a finite number >= 0, got {getattr(self, name)!r}")
+            non_negative(name, getattr(self, name))
+        truth("learned_start", self.learned_start)
 
     @property
     def closed_forms(self) -> frozenset[str]:

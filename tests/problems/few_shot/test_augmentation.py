@@ -75,7 +75,7 @@ def test_choices_cover_their_ranges_and_are_those_asked_for():
 
 
 def test_an_augmentation_that_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="expected a crop of 0 or more pixels, got -1"):
+    with pytest.raises(ValueError, match="expected crop an integer >= 0, got -1"):
         Augmentation(crop=-1)
     with pytest.raises(ValueError, match="expected square images for rotated classes, got 4 x 5 pixels"):
         Augmentation(rotate_classes=True).check((3, 4, 5))

@@ -138,9 +138,9 @@ def test_images_that_are_too_small_are_refused(name):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: Conv4(0), "expected at least one channel for Conv4, got 0"),
-        (lambda: ResNet12((4, 0, 4, 4)), r"expected channels of at least 1 in four blocks .*, got \(4, 0, 4, 4\)"),
-        (lambda: ResNet12((4, 4, 4)), r"expected channels of at least 1 in four blocks .*, got \(4, 4, 4\)"),
+        (lambda: Conv4(0), "expected channels of Conv4 an integer >= 1, got 0"),
+        (lambda: ResNet12((4, 0, 4, 4)), "expected channels of ResNet12 an integer >= 1, got 0"),
+        (lambda: ResNet12((4, 4, 4)), r"expected channels of four blocks for ResNet12, got \(4, 4, 4\)"),
     ],
 )
 def test_networks_without_channels_are_refused(make, sentence):

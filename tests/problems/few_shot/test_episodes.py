@@ -485,12 +485,12 @@ def test_a_list_ends():
     ("options", "said"),
     [
         ({"split": "val"}, "expected a split among train, validation, test, got 'val'"),
-        ({"way": 1}, "expected way of at least 2, got 1"),
-        ({"shot": 0}, "expected shot of at least 1, got 0"),
-        ({"queries": 0}, "expected queries of at least 1, got 0"),
-        ({"shot": -5}, "expected shot of at least 1, got -5"),
-        ({"seed": -1}, "expected seed of at least 0, got -1"),
-        ({"seed": 2**63}, r"expected a seed below 2\^63, got 9223372036854775808"),
+        ({"way": 1}, "expected way an integer >= 2, got 1"),
+        ({"shot": 0}, "expected shot an integer >= 1, got 0"),
+        ({"queries": 0}, "expected queries an integer >= 1, got 0"),
+        ({"shot": -5}, "expected shot an integer >= 1, got -5"),
+        ({"seed": -1}, "expected seed an integer >= 0, got -1"),
+        ({"seed": 2**63}, "expected seed an integer >= 0, got 9223372036854775808"),
         ({"way": 7}, "expected way of at most 6, the classes of the images, got 7"),
         (
             {"shot": 3, "queries": 4},

@@ -213,9 +213,9 @@ def test_features_that_are_not_finite_have_no_curvature_in_their_task_alone():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: SoftmaxHead(way=0), "expected way of at least 2, got 0"),
-        (lambda: RidgeHead(way=1), "expected way of at least 2, got 1"),
-        (lambda: PrototypeHead(way=-3), "expected way of at least 2, got -3"),
+        (lambda: SoftmaxHead(way=0), "expected way an integer >= 2, got 0"),
+        (lambda: RidgeHead(way=1), "expected way an integer >= 2, got 1"),
+        (lambda: PrototypeHead(way=-3), "expected way an integer >= 2, got -3"),
         (lambda: SoftmaxHead(ridge=-0.1), "expected ridge a finite number >= 0, got -0.1"),
         (lambda: SoftmaxHead(lasso=math.inf), "expected lasso a finite number >= 0, got inf"),
         (lambda: SoftmaxHead(ridge=math.nan), "expected ridge a finite number >= 0, got nan"),
