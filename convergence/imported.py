@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import hashlib
 import importlib
+import importlib.util
 import inspect
 import os
 import re
 import sys
+import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 
+from convergence.arguments import shown
 from convergence.method import Method
 from problems import Problem
 
+RAISED = (Exception, SystemExit)  # by what somebody else has written: to exit is no verdict
+_OURS = ("convergence", "problems", "paper_checks", "figures")
+_INSTALLED = tuple({Path(path).resolve() for path in sysconfig.get_paths().values()})
 _PROTOCOL = ("start", "step", "declared_calls")  # of `Method`
 _SPEC = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")
 
@@ -57,7 +68,7 @@ def imported(spec: str, what: str) -> Any:
 def _module(name: str, what: str) -> Any:
     try:
         return importlib.import_module(name)
-    except Exception as error:  # whatever the module does while it is imported
+    except RAISED as error:  # whatever the module does while it is imported
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             raise ValueError(
                 f"expected {what} in a module that can be imported from {os.getcwd()}, got {name!r}: "
@@ -71,8 +82,12 @@ def _module(name: str, what: str) -> Any:
 def method_of(spec: str) -> Callable[..., Method]:
     """What makes the method that `module:Class` names. Raises ValueError where it is none."""
     make = imported(spec, "a method")
-    if not callable(make):
-        raise ValueError(f"expected a class or a function that makes a method in {spec}, got {make!r}")
+    named = make.func if isinstance(make, partial) else make
+    if not (inspect.isclass(named) or inspect.isfunction(named)) or "<" in named.__qualname__:
+        raise ValueError(
+            f"expected a class, a function by its name, or a partial of one, that makes a method in {spec}, "
+            f"got {shown(make)}"
+        )
     made = make if inspect.isclass(make) else _tried(make)
     if lost := [name for name in _PROTOCOL if not callable(getattr(made, name, None))]:
         raise ValueError(f"expected a method with {', '.join(_PROTOCOL)}, got {spec} without {', '.join(lost)}")
@@ -83,8 +98,8 @@ def _tried(make: Callable[..., Any]) -> Any:
     """What a function makes of fields as those of the paper's method, or what it returns, if that says more."""
     try:
         return make(lower_steps=1, lower_step_size=0.1, cg_steps=1, upper_step_size=0.1, warm_start=False)
-    except Exception:  # it takes others; of `functools.partial(Method, ...)` the class is known
-        return getattr(make, "func", None)
+    except RAISED:  # it takes others; of a partial the class is known
+        return make.func if isinstance(make, partial) else None
 
 
 def problem_of(spec: str, seed: int) -> Problem:
@@ -95,16 +110,56 @@ def problem_of(spec: str, seed: int) -> Problem:
     """
     make = imported(spec, "a problem")
     if not callable(make):
-        raise ValueError(f"expected a class or a function that makes a problem in {spec}, got {make!r}")
+        raise ValueError(f"expected a class or a function that makes a problem in {spec}, got {shown(make)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             problem = make(seed=seed) if "seed" in inspect.signature(make).parameters else make()
-        except Exception as error:  # of the user's constructor
+        except RAISED as error:  # of the user's constructor
             raise ValueError(f"expected {spec} to make a problem, got {said(error)}") from error
     if not isinstance(problem, Problem):
         raise ValueError(f"expected a problems.Problem from {spec}, got {type(problem).__name__}")
     return problem
+
+
+def source_digest(make: Any) -> str:
+    """SHA-256 of the source of the module that `make` stands in, and of all that it imports beside what is installed.
+
+    make   a class, a function or a partial of one
+    """
+    first = inspect.getmodule(make.func if isinstance(make, partial) else make)
+    waiting, sources = [first] if first else [], dict[str, bytes]()
+    while waiting:
+        module = waiting.pop()
+        if module.__name__ not in sources and (module is first or _is_own(module)):
+            file = Path(module.__file__ or "")
+            sources[module.__name__] = file.read_bytes() if file.suffix == ".py" and file.is_file() else b""
+            waiting += [sys.modules[name] for name in _imports(module, sources[module.__name__]) if name in sys.modules]
+    digest = hashlib.sha256()
+    for name in sorted(sources):
+        digest.update(b"\0".join((name.encode(), sources[name], b"")))
+    return digest.hexdigest()
+
+
+def _imports(module: ModuleType, source: bytes) -> Iterator[str]:
+    """The modules that the import statements in a module's source may name."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            named = "." * node.level + (node.module or "")
+            whole = importlib.util.resolve_name(named, module.__package__ or "") if node.level else named
+            yield whole
+            yield from (f"{whole}.{alias.name}" for alias in node.names)
+
+
+def _is_own(module: ModuleType) -> bool:
+    """Whether a module is neither installed, nor Python's, nor of this package."""
+    file = getattr(module, "__file__", None)
+    if not file or module.__name__.partition(".")[0] in _OURS:
+        return False
+    path = Path(file).resolve()
+    return not any(path.is_relative_to(place) for place in _INSTALLED)
 
 
 def said(error: BaseException, file: str | None = None) -> str:
@@ -119,5 +174,5 @@ def said(error: BaseException, file: str | None = None) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     chosen = [frame for frame in frames if frame.filename == file] or frames
     where = f" at {os.path.basename(chosen[-1].filename)}, line {chosen[-1].lineno}" if chosen else ""
-    message = " ".join(str(error).split())
+    message = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
     return f"{type(error).__name__}{': ' if message else ''}{message}{where}"

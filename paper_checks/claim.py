@@ -19,7 +19,7 @@ import scipy  # whose submodules are imported when they are first used
 from convergence import MemoryReduced, ReferenceFailed, RunFailed
 from convergence.budget import TooLittleMemory
 from convergence.files import NotWritten
-from convergence.imported import said
+from convergence.imported import RAISED, said
 from convergence.rates import Mean, Slope, hotelling
 from convergence.training import TrainingFailed
 from paper_checks.cells import CellChanged, Cells
@@ -243,7 +243,7 @@ class Claim:
             comparisons = self.judge(evidence)
         except _FAILURES as error:
             failure = f"the run ended with {error}"
-        except Exception as error:
+        except RAISED as error:
             if setting.own is None or isinstance(error, _OF_THE_MACHINE):
                 raise
             comparisons = [missing("the run", math.nan, f"could not be judged: it raised {said(error)}")]
@@ -252,7 +252,7 @@ class Claim:
             control = self.judge(self.control(replace(setting.within("control"), method=MemoryReduced)))
         except _FAILURES as error:
             control = [_compare("the control's run", math.nan, "finishes", 0.0, Outcome.VIOLATED, str(error))]
-        except Exception as error:
+        except RAISED as error:
             if setting.problem is None or isinstance(error, _OF_THE_MACHINE):
                 raise
             control = [missing("the control's run", math.nan, f"could not be judged: it raised {said(error)}")]

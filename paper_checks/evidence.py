@@ -12,17 +12,17 @@ the shortest decimals that give the same double.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from convergence import MemoryReduced
 from convergence.files import write_atomically
+from convergence.imported import source_digest
 from paper_checks.archive import SCHEMA, described, digest, opened, packed, sealed, unpacked
-from paper_checks.claim import Comparison, Evidence, Outcome, Setting, Verdict
+from paper_checks.claim import Comparison, Evidence, Outcome, Setting, Verdict, title_of
 from paper_checks.versions import versions
 
 RUN = "run.json"
@@ -124,19 +124,11 @@ def asked_for(setting: Setting) -> dict[str, Any]:
 
 
 def _named(make: Any) -> str:
-    """What makes a method or a problem, with a digest where it is none of this package: of its file, or its own."""
-    module, name = getattr(make, "__module__", ""), getattr(make, "__qualname__", "")
-    if hasattr(make, "sha256"):
-        return f"{make.spec}, sha256 {make.sha256()}"
-    if not name:  # a partial, an instance
-        return repr(make)
-    if module.partition(".")[0] in ("convergence", "problems", "paper_checks"):
-        return f"{module}:{name}"
-    try:
-        source = Path(inspect.getfile(make)).read_bytes()
-    except (OSError, TypeError):
-        source = b""
-    return f"{module}:{name}, sha256 {hashlib.sha256(source).hexdigest()}"
+    """What makes a method or a problem, with a digest of its source where it is not the paper's algorithm."""
+    if make is MemoryReduced:
+        return title_of(make)
+    digest = make.sha256() if hasattr(make, "sha256") else source_digest(make)
+    return f"{title_of(make)}, sha256 {digest}"
 
 
 # ---- one claim

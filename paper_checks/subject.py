@@ -14,7 +14,7 @@ from convergence.catalogue import METHODS
 from convergence.checkpoints import digest
 from convergence.command_line import named
 from convergence.declared import Declared
-from convergence.imported import problem_of
+from convergence.imported import problem_of, source_digest
 from paper_checks.claim import ALGORITHM, DECLARED, Claim, Setting
 from paper_checks.method_laws import LAWS
 from problems import Problem
@@ -41,8 +41,10 @@ class OwnProblem:
         return self.spec
 
     def sha256(self) -> str:
-        """Of the name and the data: what tells one problem of one's own from another."""
-        return digest({"spec": self.spec, "data": dict(getattr(self(), "data", {}))})
+        """Of its source, and of the data: what tells one problem of one's own from another."""
+        problem = self()
+        data = getattr(problem, "data", {})
+        return digest({"source": source_digest(type(problem)), "spec": self.spec, "data": dict(data)})
 
 
 def claims_on(setting: Setting) -> Mapping[str, Claim]:

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from convergence.imported import imported, is_spec, method_of
+from convergence.imported import imported, is_spec, method_of, said, source_digest
 
 
 @pytest.fixture
@@ -12,7 +12,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     yield tmp_path
-    for name in ("brought", "brought_package", "brought_package.inner"):
+    for name in ("brought", "brought_inner", "brought_package", "brought_package.inner"):
         sys.modules.pop(name, None)
 
 
@@ -55,7 +55,7 @@ def test_catalogue_names_are_no_specs():
 
 
 def test_what_makes_no_method_is_refused_functions_too():
-    for spec in ("json:dumps", "json:JSONDecoder", "math:sqrt"):
+    for spec in ("json:dumps", "json:JSONDecoder"):
         with pytest.raises(ValueError, match="expected a method with start, step, declared_calls, got"):
             method_of(spec)
 
@@ -71,3 +71,36 @@ def test_functions_and_partials_that_make_methods_are_taken(folder):
     )
     assert method_of("brought:doubled")(lower_steps=2, cg_steps=1).lower_steps == 4
     assert method_of("brought:slow")(linear_step_size=0.1, upper_step_size=0.1).lower_step_size == 0.01
+
+
+def test_a_module_that_exits_has_said_nothing(folder):
+    (folder / "brought.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(ValueError, match=r"which raised SystemExit: 0 at brought\.py, line 2"):
+        imported("brought:Mine", "a method")
+
+
+def test_what_has_no_name_of_its_own_is_no_method(folder):
+    (folder / "brought.py").write_text(
+        "class Factory:\n    def __call__(self, **fields):\n        pass\n"
+        "instance = Factory()\nlam = lambda **fields: None\n"
+    )
+    for spec in ("brought:instance", "brought:lam", "builtins:max", "math:sqrt"):
+        with pytest.raises(ValueError, match="expected a class, a function by its name, or a partial of one"):
+            method_of(spec)
+
+
+def test_messages_of_bytes_that_are_no_text_can_be_written_down():
+    assert said(ValueError("a\udcff")).encode() == b"ValueError: a\\udcff"
+
+
+@pytest.mark.parametrize("line", ["from brought_inner import scale", "import brought_inner"])
+def test_the_digest_of_a_source_follows_what_it_imports(folder, line):
+    (folder / "brought_inner.py").write_text("scale = 1.0\n")
+    (folder / "brought.py").write_text(f"import json\n{line}\nclass Mine:\n    pass\n")
+    make = imported("brought:Mine", "a method")
+    found = source_digest(make)
+    assert found == source_digest(make)
+    (folder / "brought_inner.py").write_text("scale = 1.5\n")
+    changed = source_digest(make)
+    (folder / "brought.py").write_text(f"import json\n{line}\nclass Mine:\n    size = 2\n")
+    assert len({found, changed, source_digest(make)}) == 3

@@ -93,6 +93,13 @@ class Broken(Mine):
         return theta @ v, theta
 
 
+class Leaves(Mine):
+    """Mine, but the script that it is in ends the process as if all were well."""
+
+    def solved(self, oracle: Oracle, z: Features, theta: Tensor, tasks: Tasks, v: Tensor) -> tuple[Tensor, Tensor]:
+        raise SystemExit(0)
+
+
 class Undeclared(SOBA):
     """A method of another kind that says nothing of itself."""
 

@@ -99,6 +99,7 @@ def quick(monkeypatch):
         (f"{mutants.__name__}:WrongSign", 1),
         (f"{mutants.__name__}:LateUpperGradient", 1),
         (f"{OWN}:Broken", 3),
+        (f"{OWN}:Leaves", 3),
         (f"{OWN}:Shy", 2),
     ],
 )
@@ -110,7 +111,7 @@ def test_the_command_line_judges_a_method_of_one_s_own(monkeypatch, tmp_path, qu
     (record,) = json.loads((tmp_path / "verdicts.json").read_text())
     assert record["method"] in (method, "convergence.memory_reduced:MemoryReduced")
     assert record["control"] == "VIOLATED"
-    assert (status == 3) == ("could not be judged: it raised RuntimeError" in record["reason"])
+    assert (status == 3) == ("could not be judged: it raised " in record["reason"])
 
 
 @pytest.mark.battery
