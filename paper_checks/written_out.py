@@ -23,7 +23,8 @@ _ROUNDING = float(np.finfo(np.float64).eps)
 
 def flattened(phi: Parameters, *, lead: int = 0) -> Tensor:
     """phi as one row, (..., p): its tensors one after the other; `lead` counts the axes that are kept."""
-    return torch.cat([tensor.flatten(lead) for tensor in phi.values()], -1)
+    # Not flatten, which gives a number with kept axes no axis of its own
+    return torch.cat([x.reshape(*x.shape[:lead], x.shape[lead:].numel()) for x in phi.values()], -1)
 
 
 def written_out(

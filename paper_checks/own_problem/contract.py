@@ -35,6 +35,7 @@ from torch import Tensor
 from torch.func import grad
 
 from convergence import Oracle, ReferenceFailed, reference
+from convergence.streams import generator
 from paper_checks.claim import Comparison, Evidence, Setting, at_least, at_most, equal, missing
 from paper_checks.own_problem.lower_level import DENSE, extremes
 from paper_checks.own_problem.measured_constants import measured
@@ -135,7 +136,7 @@ class _At:
         self.problem, self.phi, self.x = problem, phi, vector(phi)
         self.tasks = problem.sample(None, torch.Generator())
         self.single = SingleTasks(problem, self.tasks, phi)
-        rng = torch.Generator().manual_seed(seed)
+        rng = generator(seed, "noise")  # unlike what data may be drawn from
         start = self.single.theta0(self.x)
         self.v, away = like(start, rng), like(start, rng)
         for _ in range(40):  # nearer, until both objectives are finite

@@ -83,3 +83,17 @@ def operator(single: SingleTasks, i: int, x: Tensor, theta: Tensor) -> LinearOpe
         return single.product(i, x, theta, along).cpu().numpy()
 
     return LinearOperator((len(theta), len(theta)), matvec=product, dtype=np.float64)
+
+
+def krylov(H: Array, r: Array, N: int) -> Array:
+    """An orthonormal basis of span(r, H r, ..., H^(N-1) r), (q, at most N), each vector made orthogonal twice."""
+    basis = np.empty((len(r), 0))
+    for _ in range(min(N, len(r))):
+        size = np.linalg.norm(r)
+        for _ in range(2):
+            r = r - basis @ (basis.T @ r)
+        if not np.linalg.norm(r) > 1e-10 * size:  # the space does not grow any more
+            break
+        basis = np.column_stack([basis, r / np.linalg.norm(r)])
+        r = H @ basis[:, -1]
+    return basis

@@ -31,7 +31,7 @@ from scipy.optimize import minimize
 from convergence import reference
 from convergence import run as solve
 from convergence.needs import Need
-from paper_checks.claim import Comparison, Evidence, Outcome, Setting, at_most
+from paper_checks.claim import Comparison, Evidence, Outcome, Setting, at_most, missing
 from paper_checks.lyapunov import Lyapunov, drift_probe, reference_potential
 from paper_checks.own_problem.cost import affordable, seconds
 from paper_checks.own_problem.needs import EXACT, SMALL_THETA, TWICE_DIFFERENTIABLE, lacking
@@ -110,9 +110,17 @@ def judge(evidence: Evidence) -> list[Comparison]:
     """No growth beyond the inequality, the sum, the drift."""
     e = evidence
     cells = [f"K {K:.0f}, N {N:.0f}" for K, N in e["steps"]]
+    value = 1 + abs(float(e["minimum"]))
     runs = [(e[f"V_{k}"], e[f"grad_norm_sq_{k}"], beta) for k, beta in enumerate(e["beta"])]
-    growth = [_growth(*each, 1 + abs(float(e["minimum"]))) for each in runs]
-    sums = [float(squares.sum() * beta / (2 * V[0])) for V, squares, beta in runs]
+    if not min(V[0] for V, _, _ in runs) > 1e-12 * value:
+        return [
+            missing(
+                "V_0", 0.0, "phi_0 is the optimum of Phi to rounding, so that nothing decreases: give another start"
+            )
+        ]
+    growth = [_growth(*each, value) for each in runs]
+    # The least V met stands in for an optimum that BFGS has missed: what is summed up is at most V_0 - V_T
+    sums = [float(squares.sum() * beta / (2 * (V[0] - min(V.min(), 0.0)))) for V, squares, beta in runs]
     drift = np.where(np.isinf(e["allowed_drift"]), 0.0, e["drift"] / e["allowed_drift"])
     kept = at_most("drift / s_bar, so that the theorem applies", drift, 1.0, cells=cells)
     if kept.outcome is Outcome.VIOLATED:

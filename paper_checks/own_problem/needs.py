@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from convergence.needs import POOL, TWICE_DIFFERENTIABLE, Need
+from convergence.streams import generator
 from paper_checks.own_problem.lower_level import DENSE
 from paper_checks.own_problem.single_tasks import SingleTasks, vector
 from paper_checks.own_problem.some_tasks import SomeTasks, like, points
@@ -40,7 +41,7 @@ def _phi_reaches_lower(problem: Problem) -> bool:
 def _tried(problem: Problem) -> Iterator[tuple[SingleTasks, int, Tensor, Tensor]]:
     """Two tasks at two phi, theta around theta_0."""
     some = SomeTasks.of(problem, 2).to(dtype=torch.float64)
-    pool, rng = some.sample(None, torch.Generator()), torch.Generator().manual_seed(1)
+    pool, rng = some.sample(None, torch.Generator()), generator(1, "noise")
     for phi in points(some, 0, 2):
         single, x = SingleTasks(some, pool, phi), vector(phi)
         for i, start in enumerate(single.theta0(x)):
