@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 
-from convergence import reference
+from convergence import ReferenceFailed, reference
 from convergence import run as solve
 from convergence.needs import Need
 from paper_checks.claim import Comparison, Evidence, Outcome, Setting, at_most, missing
@@ -157,7 +157,10 @@ def _minimum(problem: SomeTasks, phi: dict[str, torch.Tensor]) -> float:
         near = exact.theta
         return float(exact.value), vector(exact.hypergradient).cpu().numpy()
 
-    found = minimize(objective, vector(phi).cpu().numpy(), jac=True, method="BFGS", options={"gtol": 1e-9})
+    try:
+        found = minimize(objective, vector(phi).cpu().numpy(), jac=True, method="BFGS", options={"gtol": 1e-9})
+    except ReferenceFailed as error:  # farther out than the algorithm goes
+        raise ValueError(f"expected theta* wherever BFGS looks for the minimum of Phi, got: {error}") from error
     if not np.linalg.norm(found.jac) <= 1e-6 * (1 + abs(found.fun)):
         raise ValueError(
             f"expected BFGS to find the minimum of Phi, got |grad Phi| = {np.linalg.norm(found.jac):.1e} after "

@@ -36,6 +36,13 @@ def test_of_several_tensors_it_is_the_replay_of_them_as_one_vector():
     np.testing.assert_allclose(found, closed, rtol=1e-12)
 
 
+def test_numbers_and_tensors_of_many_axes_are_one_row_a_replica():
+    phi = {"number": torch.tensor([1.0, 2.0]), "cube": torch.arange(16.0).view(2, 2, 1, 4)}
+    row = flattened({name: tensor[1] for name, tensor in phi.items()})
+    assert row.tolist() == [2.0, *range(8, 16)]
+    assert torch.equal(flattened(phi, lead=1)[1], row)
+
+
 @pytest.mark.parametrize("warm", [False, "theta"])
 def test_with_exact_v_and_all_tasks_it_is_the_affine_iteration_of_a_cold_start(warm):
     """phi' = phi - beta (H phi - h) of S3a, the K lower steps from 0; from the second iteration on warm differs."""

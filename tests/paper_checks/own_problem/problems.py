@@ -68,6 +68,84 @@ class TwoTensors(Centre):
         return super().upper(features, theta, tasks) + 0.1 * (features["centre"] * theta).sum(-1).sin()
 
 
+class Spring(Problem):
+    """phi a vector and a number without axes; the curvature 1 + exp(log_pull) grows 10 times on the way of phi."""
+
+    q = 2
+
+    def __init__(self):
+        self.data = {"goal": normal(0, 5, 2), "start": normal(1, 5, 2)}
+
+    def phi0(self, rng: torch.Generator) -> Parameters:
+        return {"centre": torch.zeros(2), "log_pull": torch.zeros(())}
+
+    def lower(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        pull = 0.5 * (theta - features["centre"]).square().sum(-1)
+        return 0.5 * (theta - tasks.start).square().sum(-1) + features["log_pull"].exp() * pull
+
+    def upper(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        return 0.5 * (theta - tasks.goal).square().sum(-1) + 0.5 * (features["log_pull"] - 3).square()
+
+
+class Linear(Spring):
+    """Phi is linear: it has no minimum."""
+
+    def phi0(self, rng: torch.Generator) -> Parameters:
+        return {"centre": torch.zeros(2)}
+
+    def lower(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        return (theta - tasks.start).square().sum(-1) + (theta - features["centre"]).square().sum(-1)
+
+    def upper(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        return (theta * tasks.goal).sum(-1)
+
+
+class Centred(Linear):
+    """phi_0 is stationary, and Phi the same everywhere."""
+
+    def upper(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        return (2 * theta - tasks.start - features["centre"]).square().sum(-1)
+
+
+class Stretched(Linear):
+    """phi scales g and does not move theta*: the implicit part of grad Phi is zero at theta*, and not on the way."""
+
+    def phi0(self, rng: torch.Generator) -> Parameters:
+        return {"stretch": torch.zeros(())}
+
+    def lower(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        return 0.5 * features["stretch"].exp() * (theta - tasks.start).square().sum(-1)
+
+    def upper(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        return 0.5 * (theta - tasks.goal).square().sum(-1) + 0.5 * (features["stretch"] - 1).square()
+
+
+class Quartic(Linear):
+    """g is strongly convex and not smooth: its curvature at theta_0 says nothing of that at theta*."""
+
+    def lower(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        return super().lower(features, theta - 10, tasks) + (theta - 0.1).pow(4).sum(-1)
+
+
+class IllConditioned(Spring):
+    """kappa = 1e4: CG on it is exact to rounding of its own."""
+
+    q = 8
+
+    def __init__(self):
+        turn = torch.linalg.qr(normal(5, 3, 8, 8)).Q
+        self.data = {"A": turn * torch.logspace(0, 4, 8, dtype=torch.float64) @ turn.mT, "u": normal(6, 3, 8)}
+
+    def phi0(self, rng: torch.Generator) -> Parameters:
+        return {"phi": torch.randn(1, 2, 4, generator=rng)}
+
+    def lower(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        return ((0.5 * tasks.A @ theta.unsqueeze(-1)).squeeze(-1) * theta - features["phi"].flatten() * theta).sum(-1)
+
+    def upper(self, features: Any, theta: Tensor, tasks: Tasks) -> Tensor:
+        return 0.5 * (theta - tasks.u).square().sum(-1)
+
+
 # ---- wrong: each has one mistake
 
 

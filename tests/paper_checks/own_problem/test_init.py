@@ -63,9 +63,8 @@ def test_every_claim_that_applies_holds_and_its_control_is_violated(problem, nam
 
 
 def test_the_evidence_is_a_function_of_the_seed():
-    for name in ("cg_rate", "memory"):
-        first, again = (CLAIMS[name].run(setting_of(Centre, seed=3)) for _ in range(2))
-        assert all((first[key] == again[key]).all() for key in first)
+    first, again = (CLAIMS["cg_rate"].run(setting_of(Centre, seed=3)) for _ in range(2))
+    assert all((first[key] == again[key]).all() for key in first)
 
 
 @pytest.mark.parametrize("name", ["hypergradient_error", "batch_size_decay", "deterministic_exact"])
