@@ -4,7 +4,8 @@ Statement.
     An upper iteration on b tasks costs b K lower gradients, b N Hessian-vector products from v = 0 and b (N + 1) from a
     warm v, b cross products and b upper gradients; T iterations cost T times as much.
 Hypotheses.
-    None on the problem; what the method declares does not depend on the iteration.
+    f depends on theta and phi reaches the lower level: nothing is asked of a derivative that is not there. What the
+    method declares does not depend on the iteration.
 Predicted.
     Calls counted by the oracle = declared = K, N (N + 1 warm), 1, 1 a task, as integers. What the problem itself is
     asked for: its closed forms as often; where one is missing g once for each lower gradient, once for all products and
@@ -34,7 +35,7 @@ from convergence.oracle.parts import CALLS
 from convergence.streams import TaskStream
 from paper_checks.claim import Comparison, Evidence, Setting, equal
 from paper_checks.own_problem.algorithm_replay import lower_step_size, upper_step_size
-from paper_checks.own_problem.needs import EXACT, TWICE_DIFFERENTIABLE, lacking
+from paper_checks.own_problem.needs import EXACT, F_SEES_THETA, IMPLICIT, TWICE_DIFFERENTIABLE, lacking
 from paper_checks.own_problem.some_tasks import SomeTasks, judged, points
 from paper_checks.planted import OneLowerStepFewer
 from problems import Parameters, Problem, Tasks
@@ -47,7 +48,7 @@ T, K, N = 5, 4, 3
 
 def lacks(problem: Problem) -> str:
     """Why this problem is outside the claim; "" where it is not."""
-    return lacking("complexity", problem, EXACT, TWICE_DIFFERENTIABLE)
+    return lacking("complexity", problem, EXACT, TWICE_DIFFERENTIABLE, F_SEES_THETA, IMPLICIT)
 
 
 def run(setting: Setting) -> Evidence:

@@ -18,6 +18,7 @@ LACKING = [
     (lambda: Centre(tasks=1), "batch_size_decay", "at least two tasks"),
     (problems.IgnoresTheta, "cg_rate", "whose grad_theta f is zero"),
     (problems.OnlyUpper, "hypergradient_error", "the implicit part of grad Phi is zero"),
+    (problems.OnlyUpper, "complexity", "the implicit part of grad Phi is zero"),
     (problems.OnlyUpper, "deterministic_exact", "the implicit part of grad Phi is zero"),
     (lambda: STOCHASTIC["quadratic-noisy"](0), "algorithm_replay", "expected exact objectives"),
 ]
