@@ -412,7 +412,8 @@ class _Loop:
             return self._one_step.step(self.phi, self.state, seen)
         tasks = self.batches.of(seen)
         step = self.method.step(self.oracle, self.phi, tasks, self.state)
-        require_step(step, self.method, self.phi, (*self.running.which.shape, len(tasks)))
+        if not getattr(self.method, "of_a_share", False):  # of the tasks: `Sharded`, which looks at its steps itself
+            require_step(step, self.method, self.phi, (*self.running.which.shape, len(tasks)))
         return step
 
 

@@ -50,6 +50,8 @@ class Kept:
                 return None
             held, state = checkpoints.read(self.file)
             require_same(self._config, held, self.file, free=frozenset())
+            if "iteration" not in state:
+                raise ValueError(f"expected a run in {self.file}, got rows of one")
             return state
 
         return self._ranks.from_first(read)
@@ -57,13 +59,15 @@ class Kept:
     def rows(self, state: Mapping[str, Any], own: slice) -> list[Tensor]:
         """The rows of the tasks own.start .. own.stop - 1, of every tensor that the method keeps.
 
-        Raises ValueError where a file that holds some of them is not there, or not whole.
+        Raises ValueError where a file that holds some of them is not there, not whole, or of another run.
         """
         found: list[list[Tensor]] = []
         for name, first, last in state["rows"]:
             here = slice(max(first, own.start) - first, min(last, own.stop) - first)
             if here.start < here.stop:
-                found.append([tensor[here] for tensor in checkpoints.read(self.folder / name)[1]["rows"]])
+                held, kept = checkpoints.read(self.folder / name)
+                require_same(self._config, held, self.folder / name, free=frozenset())
+                found.append([tensor[here] for tensor in kept["rows"]])
         return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
     def write(self, state: Mapping[str, Any], rows: Any, own: slice) -> None:

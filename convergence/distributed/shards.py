@@ -12,7 +12,7 @@ from torch import Tensor
 from convergence.chunks import Direction
 from convergence.distributed.average import Counted, add, average, mean_upper, since
 from convergence.distributed.ranks import Ranks
-from convergence.method import Method, Step, descend
+from convergence.method import Method, Step, descend, require_step
 from convergence.needs import Need
 from convergence.oracle import Calls, Oracle
 from convergence.trees import map_tensors, tensors_of
@@ -91,6 +91,7 @@ class Sharded:
                 "expected exact objectives where tasks are spread over ranks, "
                 f"got {type(problem).__name__}, which draws samples"
             )
+        self.of_a_share = True
         self.upper_step_size: float | None = getattr(method, "upper_step_size", None)
         self.needs: tuple[Need, ...] = getattr(method, "needs", ())
         self._whole, self._ranks = method, ranks
@@ -137,6 +138,7 @@ class Sharded:
         before = Counted.by(oracle)
         oracle.begin(0)
         step = self._method.step(oracle, phi, own, state)
+        require_step(step, self._method, phi, (len(own),))
         if oracle.drew:
             raise ValueError(
                 "expected a method that draws no numbers where tasks are spread over ranks, "

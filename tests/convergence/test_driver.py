@@ -39,9 +39,11 @@ class Recorder:
 
     def step(self, oracle, phi, tasks, state):
         self.seen.append(tasks)
-        standing = torch.zeros(len(tasks), oracle.problem.q, dtype=torch.float64)
+        some = next(iter(phi.values()))
+        lead = () if oracle.replicas is None else (oracle.replicas,)
+        standing = some.new_zeros(*lead, len(tasks), oracle.problem.q)
         return Step(
-            phi, state, {n: torch.zeros_like(x) for n, x in phi.items()}, standing, standing, standing[:, 0].int()
+            phi, state, {n: torch.zeros_like(x) for n, x in phi.items()}, standing, standing, standing[..., 0].int()
         )
 
     def declared_calls(self, batch):

@@ -13,11 +13,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
+import pytest
 import torch
 from hypothesis import strategies as st
 
-from convergence import checkpoints
+from convergence import MemoryReduced, checkpoints
+from convergence.distributed import Ranks
+from convergence.distributed import run as run_on_ranks
 from convergence.training import commands
 from convergence.training.plan import Plan
 from convergence.training.run_folder import RunFolder
@@ -27,9 +31,11 @@ from paper_checks.claim import Comparison, Outcome
 from problems.few_shot import EpisodeList, cache
 from problems.few_shot.readers import load, safe_pickle
 from tests.convergence.training.small import tiny_splits
-from tests.fuzz.ends import Case
+from tests.fuzz.ends import Case, ends_well
 from tests.fuzz.fuzzing import fuzz
+from tests.fuzz.test_problems import Sound
 from tests.problems.few_shot.readers.samples import images, png
+from tests.problems.few_shot.readers.test_cifar import write_parquet, write_raw
 
 CANARY = "executed"
 
@@ -123,17 +129,41 @@ def _images(folder: Path) -> Any:
 def _episodes(folder: Path) -> Any:
     listing = commands._read(folder / "episodes.npz")
     listed = EpisodeList(tiny_splits()["test"], listing)
-    return [
-        listed.draw(k).tensors["support"].tolist() if False else listed.rows(k).tolist() for k in range(len(listed))
-    ]
+    return listed.rows(np.arange(len(listed))).tolist()
 
 
 def _cached(folder: Path) -> Any:
     return cache.kept(folder / "kept", lambda new: {"bytes": (new / "array").write_bytes(b"abc")})
 
 
-def _plan(folder: Path) -> Any:
-    return Plan.from_json(json.loads((folder / "plan.json").read_text()))
+def _benchmark(name: str, folder: Path) -> Any:
+    with tempfile.TemporaryDirectory() as kept:
+        return [(split, x.images.shape[1:], len(x.names)) for split, x in load(name, folder, cache=kept).items()]
+
+
+def _write_parquet(folder: Path) -> None:
+    write_parquet(folder, img=[png(pixels) for pixels in images(100, 4)], fine_label=list(range(100)))
+
+
+def _write_hdf5(folder: Path) -> None:
+    for k, split in enumerate(("train", "val", "test")):
+        with h5py.File(folder / f"{split}_data.hdf5", "w") as file:
+            for name in "ab":
+                encoded = np.frombuffer(png(images(1, 4, seed=k)[0]), np.uint8)
+                data = file.create_dataset(f"datasets/{split} {name}", (1,), h5py.vlen_dtype(np.uint8))
+                data[0] = encoded
+        (folder / f"{split}_labels.json").write_text(json.dumps([f"{split} {name}" for name in "ab"]))
+
+
+def _run_kept(folder: Path, *, seed: int = 1, iterations: int = 2, resume: bool = False) -> Any:
+    method = MemoryReduced(lower_steps=1, lower_step_size=0.5, cg_steps=1, upper_step_size=0.2)
+    options = {"keep": folder, "keep_every": 2, "resume": resume, "seed": seed, "probes": ()}
+    result = run_on_ranks(Sound(), method, ranks=Ranks(), iterations=iterations, batch=2, **options)
+    return result.phi["phi"].tolist(), result.iterations
+
+
+def _gone_on(folder: Path) -> Any:
+    return _run_kept(folder, iterations=4, resume=True)
 
 
 def _episode_list() -> bytes:
@@ -157,7 +187,9 @@ def surfaces() -> dict[str, Surface]:
     }
     csv = {f"{s}.csv": f"filename,label\n{s}.png,{s}\n".encode() for s in ("train", "val", "test")}
     csv |= {f"images/{s}.png": png(images(1, seed=k)[0]) for k, s in enumerate(("train", "val", "test"))}
-    cached = _written(_cached)
+    cached, kept = _written(_cached), _written(_run_kept)
+    (rows,) = [name for name in kept if name.startswith("rows")]
+    raw, parquet, hdf5 = map(_written, (write_raw, _write_parquet, _write_hdf5))
     pickled = {"value.pickle": pickle.dumps({"data": np.arange(6).reshape(2, 3), "labels": [1, 2]})}
     return {
         "run folder": Surface(
@@ -174,6 +206,13 @@ def surfaces() -> dict[str, Surface]:
         "episode list": Surface({"episodes.npz": _episode_list()}, "episodes.npz", _episodes),
         "cache": Surface(cached, "kept/metadata.json", _cached),
         "cached array": Surface(cached, "kept/array", _cached),
+        "kept run": Surface(kept, "run.pt", _gone_on),
+        "kept rows": Surface(kept, rows, _gone_on),
+        "CIFAR pickle": Surface(raw, "train", functools.partial(_benchmark, "cifar-fs"), sealed=False),
+        "CIFAR names": Surface(raw, "meta", functools.partial(_benchmark, "fc100"), sealed=False),
+        "CIFAR parquet": Surface(parquet, "train-0.parquet", functools.partial(_benchmark, "cifar-fs"), sealed=False),
+        "hdf5": Surface(hdf5, "val_data.hdf5", functools.partial(_benchmark, "tiered-imagenet"), sealed=False),
+        "hdf5 names": Surface(hdf5, "val_labels.json", functools.partial(_benchmark, "tiered-imagenet"), sealed=False),
     }
 
 
@@ -241,6 +280,11 @@ def contents() -> dict[str, bytes]:
         + bytes(40),
         "a checkpoint of another run": _checkpoint(2),
         "a tensor": _saved(torch.ones(2)),
+        **{
+            f"{'run' if name == 'run.pt' else 'rows'} kept with another seed": content
+            for name, content in _written(functools.partial(_run_kept, seed=2)).items()
+            if name.endswith(".pt")
+        },
         "a checkpoint that is hostile": _saved({"format": 1, "config": Executes(), "state": {}, "sha256": ""}),
     }
     found |= {f"a hostile pickle of protocol {k}": pickle.dumps(Executes(), k) for k in range(6)}
@@ -335,3 +379,23 @@ def files_exchanged(draw: Callable[..., Any]) -> Case:
 @fuzz(files_exchanged(), distinct=80)
 def test_files_that_are_others():
     """Swapped, hostile, huge, pipes, links, folders."""
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("pickle", "a hostile pickle of protocol 4"),
+        ("run folder", "a checkpoint that is hostile"),
+        ("kept rows", "rows kept with another seed"),
+        ("kept run", "run kept with another seed"),
+        ("kept run", "the file of kept rows"),
+        ("CIFAR pickle", "a hostile pickle of protocol 2"),
+        ("image arrays", "objects"),
+        ("evidence arrays", "a zip bomb"),
+        ("evidence header", "a pipe"),
+    ],
+)
+def test_the_worst_of_files(name, what):
+    """Always, whatever is drawn above."""
+    place = PLACES.get(what) or (lambda path: path.write_bytes(contents()[what]))
+    ends_well(_case(f"{name}: {what}", surfaces()[name], place))
