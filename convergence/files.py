@@ -54,11 +54,13 @@ def locked(folder: Path) -> Iterator[None]:
     lock = FileLock(held)
     _take(lock, folder)
     try:
-        write_atomically(named, f"{os.getpid()}\n".encode())
+        write_atomically(named, f"{os.getpid()} {_birth(os.getpid())}".strip().encode() + b"\n")
         yield
     finally:
         named.unlink(missing_ok=True)
-        with suppress(OSError):  # Windows removes no file that is open; there the lock itself removes it
+        # Whoever has opened this file and locks it from now on sees that it has no name any more, and tries again:
+        # filelock looks. Windows removes no file that is open; there the lock itself removes it.
+        with suppress(OSError):
             held.unlink(missing_ok=True)
         lock.release()
 
@@ -81,13 +83,28 @@ def _take(lock: FileLock, folder: Path) -> None:
 def at_work(folder: Path) -> int | None:
     """The id of the process that says it is at work in the folder; None where none does, or it is no longer running.
 
-    Reads, and disturbs nobody.
+    A process of the same id that started at another time, or on another machine, is another one. Reads, and disturbs
+    nobody.
     """
     try:
-        process = int((folder / ".lock").read_text())
+        process, _, born = (folder / ".lock").read_text().strip().partition(" ")
+        found = int(process)
     except (OSError, ValueError):
         return None
-    return process if is_running(process) else None
+    return found if is_running(found) and born in ("", _birth(found)) else None
+
+
+def _birth(process: int) -> str:
+    """What tells a process from all others of its id: the boot of the machine, and ticks from there to its start.
+
+    Empty where the machine does not say, as without /proc.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()  # the name may hold anything
+        return f"{boot} {int(fields[19])}"  # starttime, the 22nd of all: proc_pid_stat(5)
+    except (OSError, ValueError, IndexError):
+        return ""
 
 
 def is_running(process: int) -> bool:

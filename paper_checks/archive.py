@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Arrays = dict[str, npt.NDArray[Any]]
-SCHEMA = 1  # raised with every change of what the files hold
+SCHEMA = 2  # raised with every change of what the files hold; 1: no sha256 of NAME.npz
 
 
 def packed(arrays: Mapping[str, npt.NDArray[Any]], *, compressed: bool = True) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +20,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _NOTE = "measuring"
 _EVERY = 0.5  # seconds between two notes
+_KEPT = re.compile(r"\d{4,}\.npz|measuring|\.(\d{4,}\.npz|measuring)\.\d+\.partial")  # the names of files
 
 
 class CellChanged(ValueError):
@@ -82,8 +83,13 @@ class Cells:
             return None
 
     def remove(self) -> None:
-        """Forget all of it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Forget all of it; what others have put there stays."""
+        for folder, _, names in os.walk(self.folder, topdown=False):
+            for name in filter(_KEPT.fullmatch, names):
+                with suppress(OSError):
+                    Path(folder, name).unlink()
+            with suppress(OSError):  # not empty
+                os.rmdir(folder)
 
 
 # ---- trees of arrays as files

@@ -3,7 +3,8 @@
     DIR/run.json             what was asked for: schema, claims, names, setting, versions, sha256
     DIR/evidence/NAME.npz    the arrays that a claim was judged by
     DIR/evidence/NAME.json   schema, claim, setting, versions, verdict, arrays (shape, dtype, sha256 of each),
-                             evidence (sha256 of the arrays, those of seconds aside), sha256 (of all in this file)
+                             evidence (sha256 of the arrays, those of seconds aside), npz (sha256 of NAME.npz, byte
+                             for byte), sha256 (of all in this file)
 
 NAME.json is written last: where it is, the claim was judged. `verdict` is the entry of verdicts.json with numbers that
 are not finite as "nan", "inf", "-inf", and seconds not rounded. Numbers in JSON are exact: Python writes and reads
@@ -12,6 +13,7 @@ the shortest decimals that give the same double.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,9 +63,10 @@ class Run:
 
 
 def load_run(folder: Path) -> Run:
-    """Every claim that is judged in the folder. Raises ValueError where there is no run, or a file was changed."""
+    """Every claim that is judged in the folder. Raises ValueError where there is no run, or a file was changed or is of
+    another run."""
     header = read_header(folder)
-    stored = {name: read(folder, name) for name in header["claims"] if json_file(folder, name).exists()}
+    stored = {name: read(folder, name, run=header) for name in header["claims"] if json_file(folder, name).exists()}
     return Run(folder, stored, header)
 
 
@@ -160,19 +163,24 @@ def write_json(folder: Path, verdict: Verdict, evidence: Evidence, *, asked: Map
         "verdict": _told(verdict),
         "arrays": {name: described(array) for name, array in evidence.items()},
         "evidence": digest(evidence),
+        "npz": _sha256(arrays_file(folder, verdict.claim)),
     }
     write_atomically(json_file(folder, verdict.claim), sealed(header))
 
 
-def read(folder: Path, name: str, *, setting: Setting | None = None) -> Stored:
-    """What is kept of a claim. `setting`: of the verdict; by default made from the file, with the paper's own method.
+def read(folder: Path, name: str, *, run: Mapping[str, Any] | None = None, setting: Setting | None = None) -> Stored:
+    """What is kept of a claim.
 
-    Raises ValueError where a file is missing, truncated, changed, of another claim, or of a newer schema.
+    run       what run.json says, read where it is not given: the evidence must be of its setting and versions
+    setting   of the verdict; by default made from the file, with the paper's own method
+
+    Raises ValueError where a file is missing, truncated, changed, of another claim or run, or of a newer schema.
     """
     path = json_file(folder, name)
     header = opened(path)
     if header.get("claim") != name:
         raise ValueError(f"expected the evidence of {name} in {path}, got that of {header.get('claim')!r}")
+    _require_of(read_header(folder) if run is None else run, header, path)
     evidence = read_arrays(folder, name, header)
     try:
         asked = header["setting"]
@@ -181,6 +189,19 @@ def read(folder: Path, name: str, *, setting: Setting | None = None) -> Stored:
         return Stored(_verdict(header["verdict"], setting), evidence, header)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"expected a verdict in {path}, got one without {error}") from error
+
+
+def _require_of(run: Mapping[str, Any], header: Mapping[str, Any], path: Path) -> None:
+    """Raise ValueError naming the first of setting and versions in which the evidence is not of the run."""
+    for part in ("setting", "versions"):
+        asked, found = run[part], header.get(part)
+        if not isinstance(found, dict):
+            raise ValueError(f"expected {part} in {path}, got none")
+        for name in {**asked, **found}:
+            if asked.get(name) != found.get(name):
+                raise ValueError(
+                    f"expected evidence of this run, {name} = {asked.get(name)!r}, in {path}, got {found.get(name)!r}"
+                )
 
 
 def read_arrays(folder: Path, name: str, header: Mapping[str, Any] | None = None) -> Evidence:
@@ -192,7 +213,14 @@ def read_arrays(folder: Path, name: str, header: Mapping[str, Any] | None = None
     found = {key: described(array) for key, array in evidence.items()}
     if header.get("claim") != name or found != header.get("arrays"):
         raise ValueError(f"expected the arrays that {json_file(folder, name)} names in {path}, got others")
+    if header["schema"] > 1 and header.get("npz") != _sha256(path):  # also what stands beside the arrays
+        raise ValueError(f"expected {path} as paper_checks wrote it, got one that was changed since")
     return evidence
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---- verdicts as JSON and back

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,8 @@ from paper_checks.report.page import Entry, page
 from paper_checks.versions import versions
 
 _FIGURES = ("svg", "png", "pdf")
+_REPLACED = ("verdicts.json", "report.html", PROGRESS)  # by every run, as run.json
+_PARTIAL = re.compile(r"\..+\.\d+\.partial")  # what write_atomically leaves when it is killed
 
 
 class Output:
@@ -34,7 +37,8 @@ class Output:
     skipped     why other claims do not apply, by name: said in the report
 
     The caller holds the folder (`files.locked`). Raises ValueError, before anything is run, where the folder cannot be
-    written, there is nothing to resume, the run there is another one, a file of it was changed, or it would be lost.
+    written, there is nothing to resume, the run there is another one, a file of it was changed, or it would be lost, or
+    files of others would.
     """
 
     def __init__(
@@ -53,13 +57,15 @@ class Output:
         self._asked = stored.asked_for(setting) | {"threads": threads}
         self._order = [claim.name for claim in claims]
         self._entries: dict[str, Entry] = {}
+        before = () if resume else _of_run_before(folder, self._order)
         require_writable(folder / "evidence", named=folder)
         if resume:
             self._go_on(claims)
-        else:
-            _clear(folder, overwrite=overwrite)
+        elif before is not None:
+            _clear(folder, before, overwrite=overwrite)
         for left in (*folder.glob(".*.partial"), *(folder / "evidence").glob(".*.partial")):
-            left.unlink(missing_ok=True)
+            if _PARTIAL.fullmatch(left.name):
+                left.unlink(missing_ok=True)
         stored.begin(folder, self._order, self._asked, names)
         self.progress = Progress(folder, self._order)
         for entry in self._entries.values():
@@ -104,9 +110,8 @@ class Output:
         require_same(self._asked, header["setting"], where, free=frozenset())
         require_same(versions(), header["versions"], where, free=frozenset())
         for claim in claims:
-            if (path := stored.json_file(self.folder, claim.name)).exists():
-                found = stored.read(self.folder, claim.name, setting=self._setting)
-                require_same(self._asked, found.header["setting"], path, free=frozenset())
+            if stored.json_file(self.folder, claim.name).exists():
+                found = stored.read(self.folder, claim.name, run=header, setting=self._setting)
                 self._entries[claim.name] = Entry(claim, found.verdict, _figure(self.folder, claim.name))
 
 
@@ -115,23 +120,56 @@ def _figure(folder: Path, name: str) -> Path | None:
     return path if path.exists() else None
 
 
-def _clear(folder: Path, *, overwrite: bool) -> None:
-    """Remove what a run before has left. Raises ValueError where that was hours of work, unless it is overwritten."""
-    before = _told(folder / stored.RUN)
-    setting, claims = before.get("setting"), before.get("claims")
-    found = {path.stem: _told(path) for path in sorted((folder / "evidence").glob("*.json"))}
-    judged = {name: told["verdict"] for name, told in found.items() if isinstance(told.get("verdict"), dict)}
+def _of_run_before(folder: Path, claims: Sequence[str]) -> Sequence[str] | None:
+    """The claims of the run that paper_checks has left in the folder; None where there is none, and nothing in the way.
+
+    Raises ValueError where files of others would be lost.
+    """
+    with suppress(ValueError):
+        return list(stored.read_header(folder)["claims"])
+    evidence = [file(folder, name) for name in claims for file in (stored.arrays_file, stored.json_file)]
+    known = [folder / name for name in (stored.RUN, *_REPLACED, "progress")]
+    found = [path for path in (*known, *evidence) if os.path.lexists(path)]
+    if found and (folder / stored.RUN) not in found and (records := _records(folder / "verdicts.json")):
+        return list(records)  # by a release that wrote no run.json
+    if found:
+        names = ", ".join(str(path.relative_to(folder)) for path in found)
+        raise ValueError(
+            f"expected an empty folder, a new one, or one that paper_checks wrote, got {folder} with {names} in it, "
+            "which it did not write or which was changed since: another --out, or remove what nobody needs"
+        )
+    return None
+
+
+def _records(path: Path) -> dict[str, dict[str, Any]]:
+    """What verdicts.json says of each claim; nothing where it is no such file."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        if path.is_file():
+            return {name: rec for rec in json.loads(path.read_bytes()) if (name := rec["claim"]).isidentifier()}
+    return {}
+
+
+def _clear(folder: Path, claims: Sequence[str], *, overwrite: bool) -> None:
+    """Remove what a run before has left, of these claims: run.json comes last, when it is written over.
+
+    Raises ValueError where that was hours of work, unless it is overwritten.
+    """
+    judged = _records(folder / "verdicts.json")
+    for path in sorted((folder / "evidence").glob("*.json")):
+        told = _told(path)
+        if told.get("claim") == path.stem and isinstance(told.get("verdict"), dict):
+            judged[path.stem] = told["verdict"]
     costly = [name for name, verdict in judged.items() if verdict.get("scale") == "paper"]
-    begun = isinstance(setting, dict) and setting.get("scale") == "paper" and (folder / "progress").exists()
+    setting = _told(folder / stored.RUN).get("setting", {})
+    begun = setting.get("scale") == "paper" and (folder / "progress").exists()
     if (costly or begun) and not overwrite:
         raise ValueError(
             f"expected --resume, to go on with the run at paper scale in {folder} ({len(costly)} claims judged), "
             "--overwrite, to lose it, or another --out, got none of them"
         )
-    for name in ("verdicts.json", "report.html", stored.RUN, PROGRESS):
+    for name in _REPLACED:
         (folder / name).unlink(missing_ok=True)
-    named = {name for name in claims if str(name).isidentifier()} if isinstance(claims, list) else set()
-    for name in named | judged.keys():
+    for name in {*claims, *judged}:
         stored.json_file(folder, name).unlink(missing_ok=True)
         stored.arrays_file(folder, name).unlink(missing_ok=True)
         for suffix in _FIGURES:
@@ -142,8 +180,7 @@ def _clear(folder: Path, *, overwrite: bool) -> None:
 def _told(path: Path) -> dict[str, Any]:
     """What a file of JSON says, nothing where it cannot be read: it is about to be written over."""
     with suppress(OSError, ValueError, RecursionError):
-        content = json.loads(path.read_bytes())
-        if isinstance(content, dict):
+        if path.is_file() and isinstance(content := json.loads(path.read_bytes()), dict):
             return content
     return {}
 

@@ -3,6 +3,9 @@
 import os
 import signal
 import time
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import UUID
 
 import pytest
 from filelock import SoftFileLock
@@ -72,7 +75,7 @@ def test_a_second_process_is_told_the_first_ones_id(tmp_path, other):
 def test_what_a_dead_process_left_is_no_obstacle(tmp_path, other, end):
     os.kill(other.pid, end)
     other.join()
-    assert (tmp_path / ".lock").read_text() == f"{other.pid}\n"
+    assert (tmp_path / ".lock").read_text().split()[0] == str(other.pid)
     assert at_work(tmp_path) is None
     with locked(tmp_path):
         assert at_work(tmp_path) == os.getpid()
@@ -84,6 +87,44 @@ def test_the_id_of_a_dead_process_that_another_one_has_now_is_no_obstacle(tmp_pa
     (tmp_path / ".held").touch()
     with locked(tmp_path):
         assert at_work(tmp_path) == os.getpid()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="without /proc a process is known by its id alone")
+def test_another_process_of_the_same_id_is_not_the_one_at_work(tmp_path):
+    with locked(tmp_path):
+        process, boot, start = (tmp_path / ".lock").read_text().split()
+        for other in (f"{process} {boot} {int(start) + 1}", f"{process} {UUID(int=0)} {start}"):
+            (tmp_path / ".lock").write_text(other)
+            assert at_work(tmp_path) is None
+        for same in (f"{process} {boot} {start}", process):  # as where the machine does not say when it started
+            (tmp_path / ".lock").write_text(same)
+            assert at_work(tmp_path) == os.getpid()
+
+
+def test_without_proc_a_process_is_known_by_its_id(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_birth", lambda process: "")
+    with locked(tmp_path):
+        assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+        assert at_work(tmp_path) == os.getpid()
+
+
+def test_a_lock_that_is_taken_while_it_is_given_back_is_held_once(tmp_path, monkeypatch):
+    """The second holder has opened the file of the lock when the first one ends and removes it."""
+    fcntl = pytest.importorskip("fcntl")
+    first, flock = ExitStack(), fcntl.flock
+    first.enter_context(locked(tmp_path))
+
+    def taken(descriptor, how):
+        if how & fcntl.LOCK_NB:
+            first.close()  # once: it is empty from then on
+        return flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", taken)
+    with locked(tmp_path):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        assert (tmp_path / ".held").exists()
+        with pytest.raises(ValueError, match=f"got process {os.getpid()} at work in it"), locked(tmp_path):
+            pass
 
 
 def test_a_holder_that_has_not_said_who_it_is_yet_is_waited_for(tmp_path, other, monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 
 import paper_checks.__main__ as command
 from convergence.files import locked
-from paper_checks import CLAIMS, Claim, evidence
+from paper_checks import CLAIMS, Claim, archive, evidence
 from paper_checks.claim import SECTIONS, at_most
 
 
@@ -190,9 +190,88 @@ def test_names_in_a_forged_run_json_lead_nowhere(counted, call, out):
     call("one")
     outside = out.parent / "mine.svg"
     outside.write_text("mine")
-    (out / "run.json").write_text(json.dumps({"claims": ["../mine"], "setting": {}}))
+    forged = {"schema": 1, "claims": ["../mine"], "setting": {}, "versions": {}}
+    for content in (json.dumps(forged).encode(), archive.sealed(forged)):
+        (out / "run.json").write_bytes(content)
+        code, _, said = call("two", "--overwrite")
+        assert code == 2
+        assert f"expected an empty folder, a new one, or one that paper_checks wrote, got {out} with run.json" in said
+        assert outside.read_text() == "mine"
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "name", ["run.json", "verdicts.json", "report.html", "progress.json", "progress/thesis.tex", "evidence/one.npz"]
+)
+@pytest.mark.parametrize("options", [[], ["--overwrite"]])
+def test_files_of_others_are_not_replaced(counted, call, out, name, options):
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text('[{"mine": 1}]')
+    code, _, said = call("one", *options)
+    assert code == 2
+    assert "expected an empty folder, a new one, or one that paper_checks wrote, got" in said
+    assert f"{out} with {name.removesuffix('/thesis.tex')} in it" in said
+    assert files(out) == {name: b'[{"mine": 1}]'}
+    assert counted.runs == []
+
+
+def test_files_of_others_beside_a_run_stay(counted, call, out):
+    counted.at["two"] = ends_with(signal.SIGTERM)  # leaves what is kept within a claim
+    call("one", "two")
+    counted.at.clear()
+    assert "progress/two/measuring" in files(out)
+    mine = {"progress/thesis.tex", "progress/two/0000.npz.bak", ".notes.partial", "evidence/mine.json", "mine.svg"}
+    for name in mine:
+        (out / name).write_text('{"verdict": {"scale": "paper"}}')
+    for options in ([], ["--resume"]):
+        assert call("two", *options)[0] == 0
+        assert {name for name in files(out) if name.startswith("progress/") or name in mine} == mine
+
+
+def test_a_folder_from_before_run_json_is_taken_over(counted, call, out):
+    call("one")
+    (out / "run.json").unlink()
     assert call("two")[0] == 0
-    assert outside.read_text() == "mine"
+    assert sorted(path.name for path in (out / "evidence").iterdir()) == ["two.json", "two.npz"]
+    (out / "run.json").unlink()
+    records = [{"claim": "one", "scale": "paper"}]
+    (out / "verdicts.json").write_text(json.dumps(records))
+    assert call("two")[0] == 2
+    assert json.loads((out / "verdicts.json").read_text()) == records
+    assert call("two", "--overwrite")[0] == 0
+
+
+def test_a_folder_that_was_cleared_and_no_more_is_still_ours(counted, call, out, monkeypatch):
+    call("one")
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evidence, "begin", killed)
+        call("two")
+    assert not (out / "verdicts.json").exists()
+    assert call("two")[0] == 0
+    assert evidence.load_run(out).claims == ("two",)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "said"), [("setting", "seed", 1, "seed = 0"), ("versions", "torch", "1.0", "torch = ")]
+)
+def test_evidence_of_another_run_is_not_gone_on_with(counted, call, out, part, name, value, said):
+    call("one")
+    path = out / "evidence" / "one.json"
+    header = archive.opened(path)
+    header[part][name] = value
+    path.write_bytes(archive.sealed(header))
+    code, _, refused = call("one", "two", "--resume")
+    assert code == 2
+    assert f"expected evidence of this run, {said}" in refused
+    assert f"in {path}, got {value!r}" in refused
+    assert counted.runs == ["one"]
 
 
 @pytest.mark.parametrize("options", [[], ["--resume"]])

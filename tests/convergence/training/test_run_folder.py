@@ -127,7 +127,7 @@ def test_two_processes_do_not_work_in_one_folder(tmp_path):
 def test_a_folder_is_free_again_after_an_error(tmp_path):
     folder = RunFolder(tmp_path)
     with folder.locked():
-        assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+        assert (tmp_path / ".lock").read_text().split()[0] == str(os.getpid())
         with pytest.raises(ValueError, match=f"got process {os.getpid()} at work"):
             tiny(1, out=tmp_path)
     with pytest.raises(TrainingFailed):
