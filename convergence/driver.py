@@ -25,7 +25,7 @@ from convergence.batches import Batches
 from convergence.chunks import Joined, pieces, step_in_chunks
 from convergence.compiled import BLOCK, CompiledSteps
 from convergence.method import Method, Step, require_method, require_step
-from convergence.needs import require
+from convergence.needs import TWICE_DIFFERENTIABLE, require
 from convergence.optimisers import MakeOptimizer, Optimised, require_upper_step
 from convergence.oracle import Oracle
 from convergence.probes import Probe, Snapshot
@@ -183,7 +183,8 @@ class _Asked:
         room("replicas", self.replicas or 1, 8 * sum(x.numel() for x in phi.values()))
         if self.replicas is not None:
             phi = {name: x[0] for name, x in phi.items()}
-        require_sound(self.problem, phi, replicas=self.replicas is not None, given=given)
+        second = TWICE_DIFFERENTIABLE in getattr(self.method, "needs", ())
+        require_sound(self.problem, phi, replicas=self.replicas is not None, second=second, given=given)
 
     # ---- in chunks
 

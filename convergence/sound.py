@@ -40,27 +40,40 @@ def require_parameters(what: str, phi: object) -> None:
         raise ValueError(f"expected at least one number in {what}, got none")
 
 
-def require_sound(problem: Problem, phi: Parameters, *, replicas: bool, given: Problem | None = None) -> None:
+def require_sound(
+    problem: Problem, phi: Parameters, *, replicas: bool, second: bool = True, given: Problem | None = None
+) -> None:
     """Raise TypeError or ValueError where methods would find other derivatives than those of the objectives.
 
     At phi (no replica axes), near theta0, on two tasks, the values of g and f are one real number a task; the same when
     they are asked for again, for each task alone and, with `replicas`, for several phi at once; they leave their
-    arguments as they were; and, in float64, their derivatives by autograd are those of differences. So are found graphs
-    cut by detach, `.item()` or numpy (the implicit gradient would be zero without a word), random numbers that belong
-    into `Problem.draw`, and tasks or replicas that meet.
+    arguments as they were; and, in float64, their derivatives by autograd and by the closed forms are those of
+    differences, with `second` those of second order as well. So are found graphs cut by detach, `.item()` or numpy (the
+    implicit gradient would be zero without a word), random numbers that belong into `Problem.draw`, and tasks or
+    replicas that meet. In another dtype derivatives are looked at on a copy in float64, where the problem allows it.
 
+    second  whether the method needs second derivatives of g
     given   what the problem is a copy of, on its device and in its dtype: it is remembered, and not looked at again
 
-    Cost: about twenty evaluations of each objective on two tasks, once for a problem with these attributes.
+    Cost: about forty evaluations of each objective on two tasks, once for a problem with these attributes.
     """
     some, given = next(iter(phi.values())), problem if given is None else given
-    key = (id(given), replicas, some.dtype, some.device, *((name, id(held)) for name, held in vars(given).items()))
+    second = second and problem.twice_differentiable
+    key = (
+        id(given),
+        replicas,
+        second,
+        some.dtype,
+        some.device,
+        *((name, id(held)) for name, held in vars(given).items()),
+    )
     if _SOUND.get(key) is given:
         return
     tasks = _two(problem).to(some.device, some.dtype)
     theta = _start(problem, phi, tasks)
     for name in _OBJECTIVES:
         _Objective(problem, name, tasks).require(phi, theta)
+    _require_derivatives(problem, phi, theta, tasks, second=second)
     if replicas:
         _require_replicas(problem, phi, theta, tasks)
     _SOUND[key] = given
@@ -146,10 +159,14 @@ class _Objective:
                 f"expected {self.what} to give each task its own value, got {_listed(values)} for tasks together and "
                 f"{_listed(alone)} one by one"
             )
-        if theta.dtype == torch.float64:
-            self._require_derivatives(phi, theta, values)
 
-    def _require_derivatives(self, phi: Parameters, theta: Tensor, values: Tensor) -> None:
+    def require_graph(self, phi: Parameters, start: Tensor) -> None:
+        """The derivatives by autograd, in float64, against differences of values."""
+        theta = _beside(start, 0.1)
+        with torch.no_grad():
+            values = self(phi, theta)
+            if not bool(torch.isfinite(values).all()):
+                theta, values = start, self(phi, start)
         in_phi = {name: x.detach().clone().requires_grad_() for name, x in phi.items()}
         in_theta = theta.detach().clone().requires_grad_()
         with torch.enable_grad():
@@ -173,6 +190,75 @@ class _Objective:
                     f"its values, {expected:.6g} along a random direction, got {found:.6g} from autograd: is a graph "
                     "cut (detach, .item(), numpy, no_grad)?"
                 )
+
+
+def _require_derivatives(problem: Problem, phi: Parameters, theta: Tensor, tasks: Tasks, *, second: bool) -> None:
+    """Raise ValueError where autograd or a closed form says other than differences, on a copy in float64."""
+    if theta.dtype != torch.float64:
+        try:
+            problem, tasks = problem.to(dtype=torch.float64), tasks.to(dtype=torch.float64)
+            phi, theta = map_parameters(lambda x: x.double(), phi), theta.double()
+            with torch.no_grad():
+                for name in _OBJECTIVES:
+                    _Objective(problem, name, tasks)(phi, theta)
+        except (TypeError, ValueError):  # a problem for its own dtype alone
+            return
+    for name in _OBJECTIVES:
+        _Objective(problem, name, tasks).require_graph(phi, theta)
+    _require_closed_forms(problem, phi, _beside(theta, 0.1), tasks, second=second)
+
+
+def _require_closed_forms(problem: Problem, phi: Parameters, theta: Tensor, tasks: Tasks, *, second: bool) -> None:
+    """Raise ValueError unless what methods ask the oracle for are derivatives of g and f, along random directions."""
+    name, oracle = type(problem).__name__, Oracle(problem)
+    along, v = _normal(theta) * (1 + theta.abs()), _normal(theta.flip(-1)).flip(-1)
+
+    def gradient(which: str, phi: Parameters, theta: Tensor) -> Tensor:
+        ask = getattr(oracle, f"{which}_gradient")
+        return _asked(f"{which} gradients of {name}", ask, oracle.embed(phi, tasks), theta, tasks)
+
+    def values(which: str, phi: Parameters, theta: Tensor) -> Tensor:
+        return _Objective(problem, which, tasks)(phi, theta)
+
+    def require(what: str, found: Tensor, at: Callable[[float], Tensor]) -> None:
+        with torch.no_grad():
+            size = float(at(0.0).abs())
+        if (expected := _refuted(float(found), lambda h: float(at(h).detach()), size)) is not None:
+            raise ValueError(
+                f"expected {what} of {name} to be derivatives of its objectives, {expected:.6g} along random "
+                f"directions, got {float(found):.6g}"
+            )
+
+    for which in _OBJECTIVES:
+
+        def ahead(h: float, which: str = which) -> Tensor:
+            return values(which, phi, theta + h * along).sum()
+
+        require(f"{which} gradients", (gradient(which, phi, theta) * along).sum(), ahead)
+    if not second:
+        return
+    product = _asked(
+        f"second derivatives of lower of {name}",
+        lambda: oracle.lower_hessian(oracle.embed(phi, tasks), theta, tasks)(along),
+    )
+    require(
+        "products with lower Hessians",
+        (product * v).sum(),
+        lambda h: (gradient("lower", phi, theta + h * along) * v).sum(),
+    )
+    d = _asked(
+        f"second derivatives of lower of {name}",
+        lambda: oracle.hypergradient(oracle.embed(phi, tasks), theta, v, tasks),
+    )
+
+    for key, x in phi.items():
+        moved = _normal(x) * (1 + x.abs())
+
+        def at(h: float, key: str = key, x: Tensor = x, moved: Tensor = moved) -> Tensor:
+            there = {**phi, key: x + h * moved}
+            return (values("upper", there, theta) - (gradient("lower", there, theta) * v).sum(-1)).mean()
+
+        require(f"the hypergradient in phi[{key!r}]", (d[key] * moved).sum(), at)
 
 
 def _refuted(found: float, at: Callable[[float], float], size: float) -> float | None:

@@ -60,11 +60,59 @@ def test_wrong_objectives_are_told_by_their_values(what):
         looked_at(broken(lower=lower))
 
 
-def test_in_single_precision_no_differences_are_taken():
-    """Their rounding would refuse what is right."""
-    problem = broken(lower=WRONG["detach"][0]).to("cpu", torch.float32)
-    phi = {"phi": torch.tensor([0.3, -0.2])}
-    require_sound(problem, phi, replicas=False)
+def single(problem: Problem, **options: Any) -> None:
+    moved = problem.to(dtype=torch.float32)
+    phi = {name: x.float() for name, x in problem.phi0(torch.Generator().manual_seed(0)).items()}
+    require_sound(moved, phi, replicas=False, **options)
+
+
+def test_in_single_precision_a_cut_graph_is_found_as_well():
+    single(Sound())
+    with pytest.raises(ValueError, match=r"derivative of lower of Broken in phi\['phi'\]"):
+        single(broken(lower=WRONG["detach"][0]))
+
+
+class Bent(torch.autograd.Function):
+    """x^2 / 2 whose second derivative is three times what it should be."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return 0.5 * x.square()
+
+    @staticmethod
+    def backward(ctx: Any, slope: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        return slope * (3 * x - 2 * x.detach())
+
+
+WRONG_DERIVATIVES = {
+    "second": (
+        {"lower": lambda self, p, t, k: Bent.apply(t - (k.A * p["phi"]).sum(-1)).sum(-1)},
+        "products",
+    ),
+    "lower_gradient": ({"lower_gradient": lambda self, p, t, k: 2 * t}, "lower gradients of Broken"),
+    "upper_gradient": ({"upper_gradient": lambda self, p, t, k: 2 * t}, "upper gradients of Broken"),
+    "lower_hvp": ({"lower_hvp": lambda self, p, t, v, k: 3 * v}, "products with lower Hessians of Broken"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_DERIVATIVES)
+def test_second_derivatives_and_closed_forms_are_held_against_differences(what):
+    members, said = WRONG_DERIVATIVES[what]
+    with pytest.raises(ValueError, match=said):
+        looked_at(broken(**members))
+
+
+def test_what_torch_cannot_differentiate_twice_is_said_where_it_is_needed():
+    def lower(self: Any, p: Any, t: torch.Tensor, k: Any) -> torch.Tensor:
+        return torch.cdist(t.unsqueeze(-2), p["phi"].expand_as(t).unsqueeze(-2), p=1.5)[..., 0, 0]
+
+    with pytest.raises(
+        ValueError, match="expected second derivatives of lower of Broken to return something, got NotImpl"
+    ):
+        looked_at(broken(lower=lower))
+    looked_at(broken(lower=lower), second=False)
 
 
 def test_replicas_are_looked_at_where_there_are_some():
