@@ -6,13 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
 from convergence import MemoryReduced, run
+from convergence.streams import generator
 from problems import Parameters, Problem, Tasks
-from tests.fuzz.ends import Case, Own
+from tests.fuzz.ends import Case, Own, ends_well
 from tests.fuzz.fuzzing import fuzz
 
 M, P, Q = 3, 2, 2
@@ -336,3 +338,44 @@ def _changed(what: str, options: str) -> Case:
 @fuzz(st.builds(_changed, st.sampled_from(sorted(CHANGES)), st.sampled_from(sorted(RUNS))), distinct=110)
 def test_problems_broken_elsewhere():
     """Starts, sizes, graphs, arguments changed, tasks that meet, levels that are no minimum."""
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "g sees phi cut by detach",
+        "g sees theta cut by numpy",
+        "f sees phi cut by data",
+        "features cut by tensor()",
+        "g without a graph",
+        "g counts its calls",
+        "g changes data",
+        "tasks meet in g",
+        "lower_gradient: one row for all",
+        "lower_hvp: None",
+        "phi reaches neither",
+    ],
+)
+def test_the_worst_of_problems(what):
+    """Always, whatever is drawn above: each was once a wrong number without a word."""
+    ends_well(_changed(what, ""))
+
+
+@pytest.mark.parametrize("options", RUNS)
+@pytest.mark.parametrize("what", ["noise", "the item", "half detached", "the cumulated"])
+@pytest.mark.parametrize("level", ["lower", "upper"])
+def test_the_worst_of_objectives(level, what, options):
+    """Likewise."""
+    ends_well(_returning(level, what, options))
+
+
+def test_long_seeds_have_streams_of_their_own():
+    """Numpy reads words of 32 bits: 2^32 was [0, 1], the seed 0 of another purpose."""
+    seeds = (0, 1, 2**32, 2**32 + 1, 2**33, 2**62)
+    drawn = [
+        tuple(torch.rand(2, generator=generator(seed, purpose, t)).tolist())
+        for seed in seeds
+        for purpose in ("start", "tasks", "noise")
+        for t in (0, 1)
+    ]
+    assert len(set(drawn)) == len(drawn)
