@@ -19,12 +19,13 @@ from rich.table import Table
 
 from convergence.files import write_atomically
 from paper_checks.archive import is_timed
-from paper_checks.claim import Comparison, Evidence, Verdict
+from paper_checks.claim import Comparison, Evidence, Outcome, Verdict
 from paper_checks.evidence import Run, Stored, load_run
 from paper_checks.report.mathematics import number
 from paper_checks.report.page import rendered
 
 ROUNDING = 1e-6  # relative to the largest number of an array, or to a bound: two orders of summation, amplified
+SAME = "the same"
 OTHER = "of other instances"  # what neither says nor denies that something changed
 _TOLERANCE = re.compile(r"within (\d\S*)( relative)?$")
 
@@ -33,8 +34,9 @@ _TOLERANCE = re.compile(r"within (\d\S*)( relative)?$")
 class Change:
     """A comparison of one claim in both runs, either of which may lack it.
 
-    said     what differs and by how much, in words
-    beyond   whether it is more than noise; what the runs do not make comparable is not
+    said       what differs and by how much, in words
+    beyond     whether it is more than noise; what the runs do not make comparable is not
+    compared   whether they make it comparable
     """
 
     quantity: str
@@ -42,6 +44,12 @@ class Change:
     second: Comparison | None
     said: str
     beyond: bool
+    compared: bool = True
+
+    @property
+    def same(self) -> bool:
+        """Whether it is the same number, bit for bit, beside the same prediction."""
+        return self.said == SAME
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class ArrayChange:
     largest: float
     said: str
     beyond: bool
+    compared: bool = True
 
 
 @dataclass(frozen=True)
@@ -80,8 +89,13 @@ class ClaimChange:
     @property
     def same(self) -> bool:
         """Whether all the numbers are the same, bit for bit."""
-        differing = (each for each in (*self.comparisons, *self.control) if each.said != "the same")
-        return not self.turned and not self.arrays and not any(differing)
+        return not self.turned and not self.arrays and all(each.same for each in (*self.comparisons, *self.control))
+
+    @property
+    def compared(self) -> bool:
+        """Whether anything but outcomes could be: False where all that differs is of other instances."""
+        numbers = any(each.compared for each in (*self.comparisons, *self.control) if not each.same)
+        return self.same or self.beyond or numbers or any(each.compared for each in self.arrays)
 
 
 @dataclass(frozen=True)
@@ -110,7 +124,8 @@ def compare(first: Run, second: Run) -> Compared:
     An outcome that turned always is. Numbers with intervals: beyond where they differ by more than both half-widths
     together, sqrt(h_1^2 + h_2^2). Numbers without one come from fixed instances: with the same setting they may
     differ by rounding, twice the tolerance of an identity or 1e-6 of a bound; with another seed, scale, method or
-    problem they are those of other instances, and only outcomes can be compared. Seconds are never judged.
+    problem they are those of other instances, and only outcomes can be compared. Where another cell is the worst, it is
+    not the numbers that are compared but how far each is from what is predicted. Seconds are never judged.
     """
     shared = [name for name in first.entries if name in second.entries]
     alone = {name: "first" for name in first.entries if name not in second.entries}
@@ -160,32 +175,60 @@ def change(first: Comparison | None, second: Comparison | None, *, same: bool) -
     """One comparison in both runs; `same`: they are of the same instances."""
     if first is None or second is None:
         run, alone = ("first", first) if second is None else ("second", second)
-        return Change("" if alone is None else alone.quantity, first, second, f"in the {run} run alone", same)
-    said, beyond = _judged(first, second, same=same)
+        quantity = "" if alone is None else alone.quantity
+        return Change(quantity, first, second, f"in the {run} run alone", beyond=same, compared=same)
+    said, beyond, compared = _judged(first, second, same=same)
     if first.outcome is not second.outcome:
         said, beyond = f"{first.outcome}, then {second.outcome}: {said}", True
-    return Change(first.quantity, first, second, said, beyond)
+    return Change(first.quantity, first, second, said, beyond, compared)
 
 
-def _judged(first: Comparison, second: Comparison, *, same: bool) -> tuple[str, bool]:
-    """In words how two measured numbers differ, and whether by more than noise."""
+def _judged(first: Comparison, second: Comparison, *, same: bool) -> tuple[str, bool, bool]:
+    """In words how two measured numbers differ, whether by more than noise, and whether they can be compared at all."""
     before, after = first.measured, second.measured
     if repr((before, first.predicted, first.interval)) == repr((after, second.predicted, second.interval)):
-        return "the same", False
+        return SAME, False, True
     if not (math.isfinite(before) and math.isfinite(after)):
-        return f"{number(before)}, then {number(after)}", same and repr(before) != repr(after)
+        return f"{number(before)}, then {number(after)}", same and repr(before) != repr(after), same
     if first.interval is not None and second.interval is not None:
-        return _between_intervals(first, second)
+        if not all(map(math.isfinite, (*first.interval, *second.interval))):
+            return "an interval has no end", False, False
+        return *_between_intervals(first, second), True
     if not same:
-        return OTHER, False
-    if first.cell != second.cell and first.relation.startswith("="):
-        return "another cell is the worst", False
-    found = _TOLERANCE.search(first.relation)
-    scale = abs(first.predicted) if found is None or found[2] else 1.0
-    allowed = 2 * float(found[1]) * scale if found else ROUNDING * scale if first.relation != "=" else 0.0
-    difference = abs(after - before)
+        return OTHER, False, False
+    return *(_between_cells if first.cell != second.cell else _within_cell)(first, second), True
+
+
+def _within_cell(first: Comparison, second: Comparison) -> tuple[str, bool]:
+    """Of one number of one instance, which differs by rounding or by more."""
+    tolerance, relative = _tolerance(first.relation)
+    scale = abs(first.predicted) if relative else 1.0
+    difference = abs(second.measured - first.measured)
     size = f"differs by {difference / scale:.1e}" + (" of what is predicted" if scale != 1 else "") if scale else ""
-    return (f"{size}: rounding", False) if difference <= allowed else (size or "differs", True)
+    return (f"{size}: rounding", False) if difference <= tolerance * scale else (size or "differs", True)
+
+
+def _between_cells(first: Comparison, second: Comparison) -> tuple[str, bool]:
+    """Of the worst cell of each run, where that is another one: how far each is from its own prediction."""
+    said = "another cell is the worst"
+    identity = first.relation.startswith("=")
+    if identity and first.outcome is second.outcome is Outcome.HOLDS:
+        return said, False  # either is within the tolerance of what it is to be equal to
+    tolerance, relative = _tolerance(first.relation)
+    scale = max(abs(first.predicted), abs(second.predicted)) if relative else 1.0
+    excess = [each.measured - each.predicted for each in (first, second)]
+    if identity:
+        excess = [abs(each) for each in excess]
+    difference = abs(excess[1] - excess[0])
+    size = f"; how far it is from what is predicted differs by {difference:.1e}"
+    return said + size, not difference <= tolerance * scale
+
+
+def _tolerance(relation: str) -> tuple[float, bool]:
+    """By how much numbers may differ that are only rounded otherwise, and whether relative to what is predicted."""
+    if found := _TOLERANCE.search(relation):
+        return 2 * float(found[1]), bool(found[2])
+    return 0.0 if relation == "=" else ROUNDING, True
 
 
 def _between_intervals(first: Comparison, second: Comparison) -> tuple[str, bool]:
@@ -207,14 +250,14 @@ def array_changes(first: Evidence, second: Evidence, *, same: bool) -> Iterator[
     for name in names:
         if name not in first or name not in second:
             run = "first" if name in first else "second"
-            yield ArrayChange(name, math.nan, f"in the {run} run alone", same)
+            yield ArrayChange(name, math.nan, f"in the {run} run alone", same, same)
         elif first[name].shape != second[name].shape:
             shapes = " and ".join(str(each[name].shape) for each in (first, second))
-            yield ArrayChange(name, math.nan, f"shapes {shapes}", same)
+            yield ArrayChange(name, math.nan, f"shapes {shapes}", same, same)
         elif first[name].tobytes() != second[name].tobytes():
             largest = _largest(first[name], second[name])
             said = f"at most {largest:.1e} of the largest number" if math.isfinite(largest) else "other entries"
-            yield ArrayChange(name, largest, said, same and not largest <= ROUNDING)
+            yield ArrayChange(name, largest, said, same and not largest <= ROUNDING, same)
 
 
 def _largest(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
@@ -251,35 +294,44 @@ def command(
       python -m paper_checks compare before after --out compare.html
     """
     found = compare(load_run(first), load_run(second))
-    console = Console()
+    console = Console(emoji=False)
     _print(console, found)
     if out is not None:
         try:
             write_atomically(out, page(found).encode())
         except OSError as error:
             raise ValueError(f"expected a file that can be written, got --out {out}: {error.strerror}") from error
-        console.print(f"{out}", soft_wrap=True)
+        console.print(str(out), soft_wrap=True, markup=False)
     raise typer.Exit(int(found.beyond))
 
 
-EPILOG = "Exit status: 0 nothing is beyond noise, 1 something is, 2 wrong usage."
+EPILOG = "Exit status: 0 nothing that can be compared is beyond noise, 1 something is, 2 wrong usage."
 
 
 def page(found: Compared) -> str:
     """The comparison as one HTML page that needs no network."""
-    return rendered("compare.html.j2", found=found, both=_pairs, count=Counter(each.beyond for each in found.claims))
+    count = Counter(map(kind, found.claims))
+    return rendered("compare.html.j2", found=found, both=_pairs, count=count, kind=kind, words=_WORDS)
+
+
+_WORDS = {"SAME": "within noise", "CHANGED": "beyond noise", "INCONCLUSIVE": OTHER}
+
+
+def kind(change: Change | ArrayChange | ClaimChange) -> str:
+    """The class of the page that has its symbol and colour: CHANGED, INCONCLUSIVE where nothing compares, or SAME."""
+    return "CHANGED" if change.beyond else "SAME" if change.compared else "INCONCLUSIVE"
 
 
 def _pairs(claim: ClaimChange) -> Iterator[tuple[str, tuple[Change, ...]]]:
     """Comparisons and those of the control, each under its heading, where something differs."""
     for heading, changes in (("Measured", claim.comparisons), ("Control", claim.control)):
-        if differing := tuple(each for each in changes if each.said != "the same"):
+        if differing := tuple(each for each in changes if not each.same):
             yield heading, differing
 
 
 def _print(console: Console, found: Compared) -> None:
     for name, (before, after) in found.settings.items():
-        console.print(f"{name}: {escape(before)}, then {escape(after)}", highlight=False)
+        console.print(f"{name}: {before}, then {after}", highlight=False, markup=False)
     for name, run in found.alone.items():
         console.print(f"[bold red]{name}[/]: judged by the {run} run alone", highlight=False)
     table = Table(title="Changes", title_justify="left")
@@ -293,14 +345,19 @@ def _print(console: Console, found: Compared) -> None:
             table.add_row(*row)
     if table.row_count:
         console.print(table)
-    changed = [claim.name for claim in found.claims if claim.beyond]
-    same = sum(claim.same for claim in found.claims)
-    console.print(
-        f"{len(found.claims)} claims in both runs: {same} the same bit for bit, "
-        f"{len(found.claims) - same - len(changed)} differ within noise, {len(changed)} beyond noise"
-        + (f" ({', '.join(changed)})" if changed else ""),
-        highlight=False,
+    console.print(_summary(found.claims), highlight=False, markup=False)
+
+
+def _summary(claims: tuple[ClaimChange, ...]) -> str:
+    """How many claims are the same, within noise, beyond noise, and of other instances, in one line."""
+    changed = [claim.name for claim in claims if claim.beyond]
+    same, other = sum(claim.same for claim in claims), sum(not claim.compared for claim in claims)
+    said = (
+        f"{len(claims)} claims in both runs: {same} the same bit for bit, "
+        f"{len(claims) - same - other - len(changed)} within noise, {len(changed)} beyond noise"
     )
+    said += f" ({', '.join(changed)})" if changed else ""
+    return said + (f", {other} {OTHER}: outcomes alone compared (all the same)" if other else "")
 
 
 def _rows(claim: ClaimChange) -> Iterator[tuple[str, ...]]:
@@ -308,11 +365,13 @@ def _rows(claim: ClaimChange) -> Iterator[tuple[str, ...]]:
     if claim.turned:
         outcomes = [f"{each.outcome}, control {each.control_outcome}" for each in (claim.first, claim.second)]
         yield (claim.name, "outcome", outcomes[0], outcomes[1], "[bold red]another verdict[/]")
-    differing = [each for each in (*claim.comparisons, *claim.control) if each.said != "the same"]
+    differing = [each for each in (*claim.comparisons, *claim.control) if not each.same]
     arrays = sorted(claim.arrays, key=lambda each: (not each.beyond, -_sortable(each.largest)))
-    if other := sum(each.said == OTHER for each in differing):
-        yield (claim.name, f"{other} numbers, {len(arrays)} arrays", "", "", OTHER)
-        arrays = [each for each in arrays if each.beyond]
+    hidden = [each for each in differing if each.said == OTHER]
+    if others := [each for each in arrays if not each.compared]:
+        arrays = [each for each in arrays if each.compared]
+    if hidden or others:
+        yield (claim.name, f"{len(hidden)} numbers, {len(others)} arrays", "", "", f"[yellow]{OTHER}[/]")
     for each in differing:
         if each.said != OTHER:
             numbers = ["" if side is None else number(side.measured) for side in (each.first, each.second)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import pytest
 import paper_checks.__main__ as command
 from paper_checks import Outcome, Setting, Verdict, evidence
 from paper_checks.claim import Comparison
-from paper_checks.compare import OTHER, array_changes, change, compare
+from paper_checks.compare import OTHER, array_changes, change, compare, page
 
 HOLDS, VIOLATED = Outcome.HOLDS, Outcome.VIOLATED
 MEAN = Comparison("mean", 1.0, "= within 4 standard errors", 1.0, HOLDS, "attained", (0.9, 1.1))
@@ -34,6 +35,13 @@ def moved(comparison, by, **changes):
         (IDENTITY, moved(IDENTITY, 3e-10), False),
         (IDENTITY, moved(IDENTITY, 5e-10), True),
         (IDENTITY, moved(IDENTITY, 1.0, predicted=3.0, cell="kappa 100"), False),
+        (moved(IDENTITY, -1.0, outcome=VIOLATED), moved(IDENTITY, 4999.0, outcome=VIOLATED, cell="kappa 9"), True),
+        (moved(IDENTITY, 1.0, outcome=VIOLATED), replace(IDENTITY, measured=9.0, predicted=8.0, cell="kappa 9"), True),
+        (moved(IDENTITY, 1.0, outcome=VIOLATED), moved(IDENTITY, -1.0, outcome=VIOLATED, cell="kappa 9"), False),
+        (BOUND, moved(BOUND, 0.5, predicted=1.5, cell="kappa 9"), False),  # as far below its bound
+        (BOUND, moved(BOUND, 0.4, cell="kappa 9"), True),
+        (replace(MEAN, interval=(-math.inf, math.inf)), replace(MEAN, interval=(-math.inf, math.inf)), False),
+        (replace(MEAN, interval=(-math.inf, math.inf)), moved(MEAN, 0.1), False),
         (BOUND, moved(BOUND, 9e-7), False),
         (BOUND, moved(BOUND, 2e-6), True),
         (COUNT, COUNT, False),
@@ -114,7 +122,7 @@ def test_the_same_run_twice_is_the_same(monkeypatch, capsys, tmp_path):
     first, second = (stored(tmp_path / name, IDENTITY, MEAN, control=CAUGHT) for name in "ab")
     code, out, _ = call(monkeypatch, capsys, first, second)
     assert code == 0
-    assert "1 the same bit for bit, 0 differ within noise, 0 beyond noise" in out
+    assert "1 the same bit for bit, 0 within noise, 0 beyond noise\n" in out
 
 
 def test_rounding_is_said_and_is_no_difference(monkeypatch, capsys, tmp_path):
@@ -124,7 +132,7 @@ def test_rounding_is_said_and_is_no_difference(monkeypatch, capsys, tmp_path):
     assert code == 0
     assert "rounding" in out
     assert "array x" in out
-    assert "0 the same bit for bit, 1 differ within noise" in out
+    assert "0 the same bit for bit, 1 within noise" in out
 
 
 @pytest.mark.parametrize(
@@ -151,11 +159,52 @@ def test_settings_that_differ_are_named_and_a_page_is_written(monkeypatch, capsy
     assert code == 0
     assert "seed: 0, then 1" in out
     assert "1 numbers, 1 arrays" in out
+    said = "0 the same bit for bit, 0 within noise, 0 beyond noise, 1 of other instances"
+    assert f"{said}: outcomes alone compared (all the same)" in out
     page = (tmp_path / "compare.html").read_text()
     assert "<td>seed</td>" in page
     assert OTHER in page
     found = compare(evidence.load_run(first), evidence.load_run(second))
     assert found.settings == {"seed": ("0", "1")}
+    assert not found.claims[0].compared
+    assert 'class="INCONCLUSIVE"><b>1</b>' in page
+    assert 'data-outcome="INCONCLUSIVE"' in page
+
+
+@pytest.mark.parametrize(("by", "code", "said"), [(0.05, 0, "1 within noise"), (0.5, 1, "1 beyond noise (cg_rate)")])
+def test_numbers_with_intervals_are_compared_across_seeds(monkeypatch, capsys, tmp_path, by, code, said):
+    first = stored(tmp_path / "a", IDENTITY, MEAN, control=CAUGHT)
+    moved_both = (moved(IDENTITY, 1.0), moved(MEAN, by))
+    second = stored(tmp_path / "b", *moved_both, control=CAUGHT, setting=Setting(seed=1), x=3.0)
+    found, out, _ = call(monkeypatch, capsys, first, second)
+    assert found == code
+    assert said in out
+    assert "all the same" not in out
+    assert "1 numbers, 1 arrays" in out
+
+
+def test_names_of_somebody_else_are_printed_as_they_are(monkeypatch, capsys, tmp_path):
+    """[/x] is no markup of Rich, <script> none of the page."""
+    name = "<script>x[/x]:smile:"
+    first, second = tmp_path / "a[/x]", tmp_path / "b[/x]"
+    strange = replace(IDENTITY, quantity=name, cell=name, reason=name)
+    for folder, by, method in ((first, 0.0, "a"), (second, 1.0, name)):
+        stored(folder, moved(strange, by), control=CAUGHT)
+        asked = evidence.asked_for(Setting()) | {"method": method, name: method}
+        arrays = {name: np.full(1, by)}
+        verdict = Verdict("cg_rate", (moved(strange, by),), CAUGHT, 1.0, Setting(), failure=method)
+        evidence.begin(folder, ["cg_rate"], asked)
+        evidence.write_arrays(folder, "cg_rate", arrays)
+        evidence.write_json(folder, verdict, arrays, asked=asked)
+    file = first / "x[red].html"
+    found = compare(evidence.load_run(first), evidence.load_run(second))
+    file.write_text(page(found))
+    code, out, err = call(monkeypatch, capsys, first, second, "--out", file)
+    assert (code, err) == (0, "")
+    assert f"{name}: a, then {name}" in out
+    assert str(file) in out
+    assert "<script>x" not in file.read_text()
+    assert "&lt;script&gt;x" in file.read_text()
 
 
 def test_a_folder_without_a_run_is_wrong_usage(monkeypatch, capsys, tmp_path):
