@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from convergence import Method, Result, command_line
@@ -224,7 +225,7 @@ def _field(text: str) -> tuple[str, tuple[str, Any]]:
 
 
 def _print(result: Result, problem: str, method: str) -> None:
-    table = Table(title=f"{method} on {problem}", title_justify="left", show_header=False)
+    table = Table(title=escape(f"{method} on {problem}"), title_justify="left", show_header=False)
     trace = result.trace["grad_norm_sq"].flatten(1) if result.trace["grad_norm_sq"].dim() > 1 else None
     last = (result.trace["grad_norm_sq"] if trace is None else trace.nanmedian(-1).values)[-1:].tolist()
     table.add_row("status", f"{result.status}: {result.status.advice}")
@@ -241,7 +242,7 @@ def _print(result: Result, problem: str, method: str) -> None:
     table.add_row("seconds", f"{result.seconds:.2f}")
     if result.compile_seconds:
         table.add_row("of these to compile", f"{result.compile_seconds:.2f}")
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 def _record(result: Result) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def list_claims() -> None:
         table.add_column(heading, overflow="fold")
     for claim in CLAIMS.values():
         table.add_row(claim.name, claim.title, claim.planted)
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # [x] is mathematics here
 
 
 @app.command(
@@ -155,7 +155,7 @@ def run(
 
 def _judge(battery: Battery) -> NoReturn:
     """The verdicts as they come, then the table; ends with the exit status."""
-    console = Console(quiet=command_line.own_rank() > 0)
+    console = Console(quiet=command_line.own_rank() > 0, emoji=False)
     with console.status("") as status:
 
         def heard(verdict: Verdict) -> None:
@@ -164,7 +164,7 @@ def _judge(battery: Battery) -> NoReturn:
                 f"[{colour}]{verdict.outcome:<13}[/] {verdict.claim} ({verdict.seconds:.1f} s)", highlight=False
             )
 
-        output, apart = battery.run(status.update, heard)
+        output, apart = battery.run(lambda line: status.update(escape(line)), heard)
     _report(console, output, apart, battery.setting)
     raise typer.Exit(EXIT_CODES[worst(verdict.outcome for verdict in output.verdicts)])
 
@@ -179,7 +179,7 @@ def _report(console: Console, output: Output, apart: dict[str, str], setting: Se
     console.print(_table(output.verdicts, _judged(setting), wide=console.width >= 110))
     for name, sentence in apart.items():
         console.print(f"[dim]not judged[/]  {name}: {escape(sentence)}", highlight=False)
-    console.print(f"{output.folder / 'report.html'}", soft_wrap=True)
+    console.print(str(output.folder / "report.html"), soft_wrap=True, markup=False)
 
 
 app.command("compare", epilog=side_by_side.EPILOG)(side_by_side.command)
@@ -206,34 +206,35 @@ def falsify(
     use_threads(1)
     integer("--seed", seed, least=0)
     positive("--budget", budget)
-    console = Console()
+    console = Console(emoji=False)
     if replay is not None:
         found = search.load(replay)
         if len(found) != len(bounds):
             raise ValueError(f"expected {len(bounds)} instances for {claim} in {replay}, got {len(found)}")
         again = [search.replay(worst, bound) for worst, bound in zip(found, bounds, strict=True)]
         for worst, ratio in zip(found, again, strict=True):
-            console.print(f"{ratio:.9f} (found {worst.ratio:.9f})  {worst.bound}, {_cell(worst)}", highlight=False)
+            said = f"{ratio:.9f} (found {worst.ratio:.9f})  {worst.bound}, {_cell(worst)}"
+            console.print(said, highlight=False, markup=False)
         raise typer.Exit(int(any(replace(w, ratio=r).exceeds for w, r in zip(found, again, strict=True))))
     require_writable(out)  # before anything is searched
     with locked(out):
         found = [_search(console, claim, bound, budget, seed) for bound in bounds]
         search.save(found, bounds, out / f"{claim}.json")
-    console.print(f"{out / f'{claim}.json'}", soft_wrap=True)
+    console.print(str(out / f"{claim}.json"), soft_wrap=True, markup=False)
     raise typer.Exit(int(any(worst.exceeds for worst in found)))
 
 
 def _search(console: Console, claim: str, bound: search.Bound, budget: float, seed: int) -> search.Worst:
     """One bound, with the largest ratio so far on the status line."""
-    with console.status(bound.name) as status:
+    with console.status(escape(bound.name)) as status:
 
         def report(ratio: float) -> None:
-            status.update(f"{bound.name}: largest so far {ratio:.6f}")
+            status.update(escape(f"{bound.name}: largest so far {ratio:.6f}"))
 
         worst = search.search(claim, bound, budget=budget, seed=seed, report=report)
     said = "[bold red]EXCEEDED[/]" if worst.exceeds else "[green]not exceeded[/]"
     console.print(
-        f"{worst.ratio:.9f}  {said}  {bound.name}, {_cell(worst)}: largest of {worst.instances} instances "
+        f"{worst.ratio:.9f}  {said}  {escape(f'{bound.name}, {_cell(worst)}')}: largest of {worst.instances} instances "
         f"({worst.seconds:.0f} s)",
         highlight=False,
     )
@@ -246,7 +247,7 @@ def _cell(worst: search.Worst) -> str:
 
 def _table(verdicts: list[Verdict], judged: str, *, wide: bool) -> Table:
     """One line a claim on a terminal of 80 columns; a wide one also says what decided it."""
-    table = Table(title=f"Verdicts{judged}", title_justify="left")
+    table = Table(title=escape(f"Verdicts{judged}"), title_justify="left")
     table.add_column("claim", no_wrap=True)
     table.add_column("outcome", no_wrap=True)
     if wide:
@@ -256,7 +257,7 @@ def _table(verdicts: list[Verdict], judged: str, *, wide: bool) -> Table:
     table.add_column("control", no_wrap=True)
     for verdict in verdicts:
         headline = verdict.headline
-        decided = [headline.quantity] if wide and headline else [""] * wide
+        decided = [escape(headline.quantity)] if wide and headline else [""] * wide
         numbers = ["", ""]
         if headline:
             numbers = [number(headline.measured), f"{headline.relation.split()[0]} {number(headline.predicted)}"]

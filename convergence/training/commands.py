@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from convergence.arguments import integer, positive
@@ -428,7 +429,7 @@ def _evaluate_one(
         listing = _read(listed)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"{folder}: test episodes", total=None if listed else episodes)
+        task = bar.add_task(escape(f"{folder}: test episodes"), total=None if listed else episodes)
         found = evaluate_trained(
             trained, listed=_list_of(trained, listing), chunk=chunk, advance=lambda count: bar.advance(task, count)
         )

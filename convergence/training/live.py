@@ -42,7 +42,7 @@ def live(label: str, iterations: int) -> Iterator[Live]:
     """Shown until the end of the block."""
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[numbers]}"),

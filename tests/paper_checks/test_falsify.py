@@ -228,9 +228,10 @@ def call(monkeypatch, capsys, *arguments):
 
 
 def test_a_search_writes_a_file_that_can_be_replayed(monkeypatch, capsys, tmp_path):
-    code, out, _ = call(monkeypatch, capsys, "cg_rate", "--budget", 0.3, "--out", tmp_path / "new")
-    path = tmp_path / "new" / "cg_rate.json"
+    code, out, _ = call(monkeypatch, capsys, "cg_rate", "--budget", 0.3, "--out", tmp_path / "new[/x]")
+    path = tmp_path / "new[/x]" / "cg_rate.json"
     assert code == 0
+    assert f"{path}\n" in out
     assert "not exceeded" in out
     (record,) = json.loads(path.read_text())
     assert len(record["instance"]["eigenvalues"]) == record["cell"]["N"] + 1

@@ -29,9 +29,10 @@ def test_list_names_every_claim(monkeypatch, capsys):
 
 
 def test_a_run_writes_verdicts_report_figures_and_evidence(monkeypatch, capsys, tmp_path):
-    out = tmp_path / "new" / "folder"
-    code, _, _ = call(monkeypatch, capsys, "cg_rate", "--out", out, "--seed", 3)
+    out = tmp_path / "new[/x]:smile:" / "folder"  # what Rich takes for markup in names that are not its own
+    code, said, _ = call(monkeypatch, capsys, "cg_rate", "--out", out, "--seed", 3)
     assert code == 0
+    assert f"{out / 'report.html'}\n" in said
     (verdict,) = json.loads((out / "verdicts.json").read_text())
     assert verdict["claim"] == "cg_rate"
     assert verdict["outcome"] == "HOLDS"
