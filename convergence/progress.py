@@ -32,9 +32,10 @@ def row_of(content: bytes) -> Row | None:
         return None
     try:
         row = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return row if isinstance(row.get("iteration"), int) else None
+    at = row.get("iteration")
+    return row if type(at) is int and 0 <= at < 2**63 else None
 
 
 def append(path: Path, row: Mapping[str, Any], *, durable: bool = False) -> None:

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.live import Live
 
 from convergence.arguments import positive
-from convergence.files import write_atomically
-from convergence.watch.folders import Watched, watched
+from convergence.files import NotWritten, write_atomically
+from convergence.watch.folders import Watched, plain, watched
 from convergence.watch.view import view
 
 WATCH_HELP = (
@@ -45,19 +45,29 @@ def watch(
       python -m convergence watch verdicts --refresh 2
     """
     positive("--refresh", refresh)
-    console, seen = Console(), watched(directory)
-    if once or svg is not None or not console.is_terminal:
-        seen.look()
-        if svg is None:
-            console.print(view(seen))
-        else:
-            write_atomically(svg, picture(seen, title=f"python -m convergence watch {directory}").encode())
-        return
     try:
-        with _terminated():
-            follow(seen, console, refresh=refresh)
+        _show(directory, Console(), refresh=refresh, once=once, svg=svg)
+    except NotWritten:
+        raise  # says which file, and why
+    except OSError as error:
+        where = error.filename or directory
+        raise ValueError(f"expected files of a run that can be read, got {where}: {error.strerror}") from error
     except KeyboardInterrupt:
         pass  # how one leaves: the terminal keeps what was seen last
+
+
+def _show(directory: Path, console: Console, *, refresh: float, once: bool, svg: Path | None) -> None:
+    seen = watched(directory)
+    if svg is not None:
+        seen.look()
+        title = plain(f"python -m convergence watch {directory}")
+        write_atomically(svg, picture(seen, title=title).encode())
+    elif once or not console.is_terminal:
+        seen.look()
+        console.print(view(seen))
+    else:
+        with _terminated():
+            follow(seen, console, refresh=refresh)
 
 
 def picture(seen: Watched, *, title: str, width: int = 100) -> str:

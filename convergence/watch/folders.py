@@ -7,7 +7,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,6 +25,8 @@ _MESSAGES = 5
 _KEPT = "kept, from here it can go on"
 _SILENT = 30.0  # seconds in which a process of another machine has written nothing: it may be at work no longer
 _NEXT_SEED = 20.0
+_LARGEST = 1e300  # of a number that is shown: sums and differences of as many as are held are finite
+_LONGEST = 400  # characters of a name or a message
 
 
 class Quantity(NamedTuple):
@@ -130,18 +132,17 @@ class RunWatched(Watched):
     def iterations(self) -> int | None:
         """How many were asked for."""
         plan = self.config.get("plan")
-        found = plan.get("iterations") if isinstance(plan, dict) else self.config.get("iterations")
-        return found if isinstance(found, int) else None
+        return _count(plan.get("iterations") if isinstance(plan, dict) else self.config.get("iterations"))
 
     @property
     def title(self) -> str:
         """The method and the problem or the data."""
         labels, config = self.config.get("labels"), self.config
         if isinstance(labels, dict) and {"method", "data"} <= labels.keys():
-            return f"{labels['method']} on {labels['data']}"
+            return f"{plain(labels['method'])} on {plain(labels['data'])}"
         method = config["recipe"].get("method") if isinstance(config.get("recipe"), dict) else config.get("method")
         names = [thing.get("type") for thing in (method, config.get("problem")) if isinstance(thing, dict)]
-        return " on ".join(str(name) for name in names)
+        return " on ".join(filter(None, map(plain, names)))
 
     @property
     def rate(self) -> float | None:
@@ -154,7 +155,7 @@ class RunWatched(Watched):
     @property
     def seconds(self) -> float | None:
         """That it has run, pauses left out."""
-        return self.last.get("seconds")
+        return _number(self.last.get("seconds"))
 
     @property
     def left(self) -> float | None:
@@ -193,26 +194,23 @@ class RunWatched(Watched):
             if quantity is None:
                 if value is not None:
                     self.last[field] = value
-            elif isinstance(value, (int, float)) and math.isfinite(value):
-                self.series[field].add(math.sqrt(max(0.0, value)) if quantity.root else value)
-        if isinstance(row.get("seconds"), (int, float)):
-            self._recent.append((self.iteration, row["seconds"]))
+            elif (found := _number(value)) is not None:
+                self.series[field].add(math.sqrt(max(0.0, found)) if quantity.root else found)
+        if (seconds := _number(row.get("seconds"))) is not None:
+            self._recent.append((self.iteration, seconds))
         for message in _worth_a_line(row):
             if self.messages and {self.messages[-1].split(": ")[1], message.split(": ")[1]} == {_KEPT}:
                 self.messages.pop()  # one of them says enough
             self.messages.append(message)
 
     def _ended(self) -> Ended:
-        if (process := at_work(self.folder)) is not None:
+        if (process := _at_work(self.folder)) is not None:
             self._seen_here = str(process)
             return Ended("running", f"process {process}")
-        noted = _read(self.folder / END)
-        if noted is not None and noted.get("end") in _ENDED:
-            return Ended(_ENDED[noted["end"]], str(noted.get("message", "")))
-        try:
-            process_gone = (self.folder / ".lock").read_text().strip()
-        except OSError:
-            process_gone = ""
+        noted = _read(self.folder / END) or {}
+        if (ended := plain(noted.get("end"))) in _ENDED:
+            return Ended(_ENDED[ended], plain(noted.get("message")))
+        process_gone = _locked_by(self.folder)
         if process_gone not in ("", self._seen_here) and time.monotonic() - self._grew < _SILENT:
             return Ended("running", f"process {process_gone}, not of this machine")
         if process_gone:
@@ -232,7 +230,7 @@ class Seeds(Watched):
     def look(self, *, within: float = math.inf) -> None:
         """Look at each of them."""
         for path in over_seeds.folders(self.folder):
-            if path.name not in self.runs and (path / "metrics.jsonl").exists():
+            if path.name not in self.runs and (path / "metrics.jsonl").is_file():
                 self.runs[path.name] = RunWatched(path, "metrics.jsonl")
         for run in self.runs.values():
             run.look(within=within / len(self.runs))
@@ -253,36 +251,58 @@ class Seeds(Watched):
         return sum(run.behind for run in self.runs.values())
 
 
+class Judging(NamedTuple):
+    """What is said of a claim: its state ("waiting", "running", "finished"), and "" or None where it says no more."""
+
+    state: str
+    measuring: str
+    outcome: str
+    seconds: float | None
+
+
 class Battery(Watched):
     """A run of `paper_checks`, which writes progress.json.
 
-    claims   name -> state ("waiting", "running", "finished"), measuring, outcome, seconds
+    claims   by name, as far as each says it
     """
 
     def __init__(self, folder: Path):
         super().__init__(folder)
-        self.claims: dict[str, Mapping[str, Any]] = {}
+        self.claims: dict[str, Judging] = {}
         self.stands = Ended("interrupted", "")
-        self._updated, self._grew = None, -math.inf
+        self._updated, self._grew = "", -math.inf
         self._seen_here: int | None = None
 
     def look(self, *, within: float = math.inf) -> None:
         """Read the file, which is replaced as a whole."""
         found = _read(self.folder / "progress.json") or {}
-        self.claims = {name: claim for name, claim in found.get("claims", {}).items() if isinstance(claim, dict)}
-        if self._updated not in (None, found.get("updated")):
+        claims, updated, pid = found.get("claims"), plain(found.get("updated")), _count(found.get("pid"))
+        self.claims = {
+            plain(name): Judging(
+                plain(claim.get("state")),
+                plain(claim.get("measuring")),
+                plain(claim.get("outcome")),
+                _number(claim.get("seconds")),
+            )
+            for name, claim in (claims if isinstance(claims, dict) else {}).items()
+            if isinstance(claim, dict)
+        }
+        if self._updated not in ("", updated):
             self._grew = time.monotonic()
-        self._updated = found.get("updated")
-        state, process = found.get("state"), at_work(self.folder)
+        self._updated = updated
+        whose = "its process" if pid is None else f"process {pid}"
+        state, process = found.get("state"), _at_work(self.folder)
         if process is not None:
             self._seen_here = process
             self.stands = Ended("running", f"process {process}")
-        elif state == "running" and found.get("pid") != self._seen_here and time.monotonic() - self._grew < _SILENT:
-            self.stands = Ended("running", f"process {found.get('pid')}, not of this machine")
+        elif state == "running" and pid != self._seen_here and time.monotonic() - self._grew < _SILENT:
+            self.stands = Ended("running", f"{whose}, not of this machine")
         elif state in ("finished", "interrupted", "failed"):
-            self.stands = Ended(state, str(found.get("message", "")))
+            self.stands = Ended(state, plain(found.get("message")))
+        elif state == "running":
+            self.stands = Ended("killed", f"{whose} is no longer running")
         else:
-            self.stands = Ended("killed", f"process {found.get('pid')} is no longer running")
+            self.stands = Ended("interrupted", "its progress.json says nothing of how it stands")
 
     @property
     def running(self) -> bool:
@@ -314,22 +334,57 @@ def watched(folder: Path) -> Watched:
 
 def _worth_a_line(row: Row) -> Iterator[str]:
     at = row["iteration"]
-    if row.get("breakdowns"):
-        yield f"iteration {at}: CG broke down in {row['breakdowns']} tasks"
-    if "compile_seconds" in row:
-        yield f"iteration {at}: compiled in {row['compile_seconds']} s"
-    if isinstance(accuracy := row.get("validation_accuracy"), float):
-        half = row.get("validation_ci95")
+    if breakdowns := _count(row.get("breakdowns")):
+        yield f"iteration {at}: CG broke down in {breakdowns} tasks"
+    if (seconds := _number(row.get("compile_seconds"))) is not None:
+        yield f"iteration {at}: compiled in {seconds} s"
+    if (accuracy := _number(row.get("validation_accuracy"))) is not None:
+        half = _number(row.get("validation_ci95"))
         within = "" if half is None else f" +- {100 * half:.1f}"
         yield f"iteration {at}: validation {100 * accuracy:.1f}{within} %"
     if len(row) == 3 and "calls" in row and at > 0:
         yield f"iteration {at}: {_KEPT}"
 
 
+# ---- of somebody else's files, what has the type that a run writes
+
+
 def _read(path: Path) -> dict[str, Any] | None:
-    """The object in the file; None where there is none, or not yet."""
+    """The object in the file; None where there is none, or not yet, or a folder or a pipe has its name."""
     try:
-        found = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+        found = json.loads(path.read_bytes()) if path.is_file() else None
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _number(value: object) -> float | None:
+    """The number; None where it is none, or too large to be drawn."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return value if abs(value) <= _LARGEST else None
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
+
+
+def plain(text: object) -> str:
+    """The text on one line, without what steers a terminal or cannot be written; "" where it is none."""
+    if not isinstance(text, str):
+        return ""
+    return "".join(c if c.isprintable() else " " for c in text[:_LONGEST])
+
+
+def _at_work(folder: Path) -> int | None:
+    return at_work(folder) if (folder / ".lock").is_file() else None
+
+
+def _locked_by(folder: Path) -> str:
+    """The id of the process that has left its lock, as text; "" where none has."""
+    lock = folder / ".lock"
+    try:
+        words = lock.read_text().split() if lock.is_file() else []
+    except (OSError, ValueError):
+        return ""
+    return words[0] if words and words[0].isdecimal() else ""

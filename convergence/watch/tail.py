@@ -29,12 +29,14 @@ class Tail:
         """Whether the file is read anew, and the rows that have come; no longer than about so many seconds.
 
         Lines that no run has written are passed over. Raises OSError where the file cannot be read; one that is not
-        there has no rows.
+        there has no rows, nor has a folder or a pipe of its name.
         """
         until, rows = time.monotonic() + within, list[Row]()
         try:
-            file = self.path.open("rb")
+            file = self.path.open("rb") if self.path.is_file() else None
         except FileNotFoundError:
+            file = None
+        if file is None:
             anew, self._at, self._inode, self.behind = self._at > 0, 0, -1, 0
             return anew, rows
         with file:

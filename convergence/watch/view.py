@@ -16,7 +16,7 @@ from rich.text import Text
 
 from convergence.budget import readable
 from convergence.training.seeds import interval95
-from convergence.watch.folders import QUANTITIES, Battery, Ended, Quantity, RunWatched, Seeds, Watched
+from convergence.watch.folders import QUANTITIES, Battery, Ended, Quantity, RunWatched, Seeds, Watched, plain
 from convergence.watch.series import Series, sparkline
 
 _WIDE = 120  # columns from which on the first, the least and the largest value are shown as well
@@ -44,7 +44,8 @@ def view(seen: Watched) -> RenderableType:
 
 
 def _framed(parts: Iterable[RenderableType], seen: Watched, title: str) -> Panel:
-    named = f"[bold]{title}[/bold] in {seen.folder}" if title else str(seen.folder)
+    folder = plain(str(seen.folder))
+    named = Text.assemble((title, "bold"), f" in {folder}") if title else Text(folder)
     return Panel(Group(*parts), title=named, title_align="left", box=box.ROUNDED, padding=(0, 1))
 
 
@@ -136,11 +137,11 @@ def _facts(seen: RunWatched) -> Table | None:
     table.add_column(no_wrap=True)
     table.add_column()
     if isinstance(calls := seen.last.get("calls"), dict):
-        counts = {name: count for name, count in calls.items() if isinstance(count, int) and count}
-        each = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        counts = {name: count for name, count in calls.items() if type(count) is int and 0 < count < 2**63}
+        each = ", ".join(f"{plain(name)} {count:,}" for name, count in counts.items())
         table.add_row("oracle calls", Text.assemble((f"{sum(counts.values()):,}", "bold"), f"  {each}"))
     for name, what in (("peak_bytes", "of tensors in an iteration"), ("resident_bytes", "of the process, at most")):
-        if isinstance(found := seen.last.get(name), int):
+        if type(found := seen.last.get(name)) is int and 0 <= found < 2**63:
             table.add_row("bytes", Text.assemble((readable(found), "bold"), f"  {what}"))
     return table if table.row_count else None
 
@@ -174,10 +175,10 @@ def _of_seeds(seen: Seeds) -> RenderableType:
 
 
 def _of_battery(seen: Battery) -> list[RenderableType]:
-    done = {name: claim for name, claim in seen.claims.items() if claim.get("state") == "finished"}
-    going = {name: claim for name, claim in seen.claims.items() if claim.get("state") == "running"}
-    counts = Counter(str(claim.get("outcome")) for claim in done.values())
-    spent = sum(seconds for claim in done.values() if isinstance(seconds := claim.get("seconds"), (int, float)))
+    done = {name: claim for name, claim in seen.claims.items() if claim.state == "finished"}
+    going = {name: claim for name, claim in seen.claims.items() if claim.state == "running"}
+    counts = Counter(claim.outcome for claim in done.values())
+    spent = sum(claim.seconds or 0.0 for claim in done.values())
     parts: list[RenderableType] = [_standing(seen.stands), _progress(len(done), len(seen.claims), "claims")]
     said = [Text(f"{count} {name}", style=_COLOURS.get(name, "")) for name, count in counts.items()]
     parts.append(Text(", ").join([*said, Text(f"{_duration(spent)} of measuring", style="dim")]))
@@ -186,11 +187,10 @@ def _of_battery(seen: Battery) -> list[RenderableType]:
     table.add_column("", no_wrap=True)
     table.add_column("", ratio=1, no_wrap=True, overflow="ellipsis")
     for name, claim in going.items():
-        table.add_row(name, Text("running", style=_COLOURS["running"]), Text(str(claim.get("measuring") or "")))
-    for name, claim in sorted(done.items(), key=lambda item: item[1].get("outcome") == "HOLDS"):
-        outcome, seconds = str(claim.get("outcome")), claim.get("seconds")
-        took = f"{seconds:.1f} s" if isinstance(seconds, (int, float)) else ""
-        table.add_row(name, Text(outcome, style=_COLOURS.get(outcome, "")), Text(took, style="dim"))
+        table.add_row(Text(name), Text("running", style=_COLOURS["running"]), Text(claim.measuring))
+    for name, claim in sorted(done.items(), key=lambda item: item[1].outcome == "HOLDS"):
+        took = f"{claim.seconds:.1f} s" if claim.seconds is not None else ""
+        table.add_row(Text(name), Text(claim.outcome, style=_COLOURS.get(claim.outcome, "")), Text(took, style="dim"))
     return [*parts, "", table] if table.row_count else parts
 
 
@@ -205,6 +205,6 @@ def _number(value: float, quantity: Quantity) -> str:
 
 def _duration(seconds: float) -> str:
     """As 1:02:03; below ten seconds with tenths."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
+    if not 10 <= seconds < 1e12:  # a timedelta holds no more
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.1e} s"
     return str(datetime.timedelta(seconds=round(seconds)))

@@ -27,8 +27,8 @@ def call(monkeypatch, capsys, *arguments):
 
 @pytest.fixture
 def folder(tmp_path):
-    kept(tmp_path / "run", keep_every=5, probes=("grad_norm_sq",))
-    return tmp_path / "run"
+    kept(tmp_path / "run[/x]", keep_every=5, probes=("grad_norm_sq",))  # no markup of Rich
+    return tmp_path / "run[/x]"
 
 
 @pytest.fixture
@@ -45,7 +45,19 @@ def test_where_there_is_no_terminal_one_look_is_printed(monkeypatch, capsys, fol
         code, printed, error = call(monkeypatch, capsys, folder, *options)
     assert (code, error) == (0, "")
     assert printed.count("8 of 8 iterations") == 1
+    assert "MemoryReduced on Quadratic in " in printed
     assert "\x1b" not in printed
+
+
+def test_a_file_that_cannot_be_read_is_one_sentence(monkeypatch, capsys, folder):
+    def refused(self, *, within=0.0):
+        raise PermissionError(13, "Permission denied", str(folder / "config.json"))
+
+    monkeypatch.setattr(command.watched(folder).__class__, "look", refused)
+    code, printed, error = call(monkeypatch, capsys, folder)
+    assert (code, printed) == (2, "")
+    where = re.escape(str(folder / "config.json"))
+    assert re.fullmatch(f"error: expected files of a run that can be read, got {where}: Permission denied\n", error)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +120,10 @@ def test_a_picture_is_drawn(monkeypatch, capsys, folder, tmp_path):
     root = ET.parse(tmp_path / "watch.svg").getroot()
     assert root.tag.endswith("svg")
     assert "iterations" in "".join(root.itertext())
+    (tmp_path / "file").touch()
+    code, printed, error = call(monkeypatch, capsys, folder, "--svg", tmp_path / "file" / "watch.svg")
+    assert (code, printed, error.count("\n")) == (2, "", 1)
+    assert error.startswith("error: expected room and leave to write")
     assert "url(" not in re.sub(r"url\(#", "", (tmp_path / "watch.svg").read_text())  # nothing from elsewhere
 
 

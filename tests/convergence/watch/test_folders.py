@@ -1,17 +1,21 @@
 """What is said of a folder, against the run that wrote it."""
 
+import io
 import json
 import os
 import signal
 import time
 
 import pytest
+from rich.console import Console
 
 from convergence import MemoryReduced
 from convergence.files import locked
 from convergence.training.run_folder import RunFolder
 from convergence.watch import folders, watched
 from convergence.watch.folders import Battery, RunWatched, Seeds
+from convergence.watch.tail import Tail
+from convergence.watch.view import view
 from paper_checks.progress import Progress
 from tests.convergence.training.small import started, tiny
 from tests.convergence.watch.runs import PROBES, kept, trained_by_leave
@@ -168,8 +172,8 @@ def test_a_battery_is_watched_by_what_it_writes(tmp_path):
         found = seen(tmp_path)
         assert isinstance(found, Battery)
         assert found.stands == folders.Ended("running", f"process {os.getpid()}")
-        assert found.claims["cg_rate"]["measuring"] == "instances, 3 of 10"
-        assert [claim["state"] for claim in found.claims.values()] == ["running", "waiting"]
+        assert found.claims["cg_rate"].measuring == "instances, 3 of 10"
+        assert [claim.state for claim in found.claims.values()] == ["running", "waiting"]
     found.look()
     assert found.stands == folders.Ended("killed", f"process {os.getpid()} is no longer running")
     content = json.loads((tmp_path / "progress.json").read_text())
@@ -190,3 +194,88 @@ def test_a_folder_without_a_run_is_refused_in_a_sentence(tmp_path):
     }.items():
         with pytest.raises(ValueError, match=sentence):
             watched(folder)
+
+
+# ---- what nobody of ours has written
+
+ROW = {"iteration": 3, "loss": 0.5, "seconds": 1.5, "calls": {"hvp": 7}}
+DEEP = "[" * 100_000
+KINDS = ["1", "1e999", "NaN", "true", "null", "-1", '"[/x]"', "[1, 2]", "{}", '"\\ud800\\u001b[2J"', "9" * 400]
+FIELDS = ("loss", "seconds", "calls", "peak_bytes", "breakdowns", "compile_seconds", "validation_accuracy", "iteration")
+
+
+def looked_at(folder):
+    """It is looked at and shown, in time and without a word of Python's."""
+    found = seen(folder)
+    found.look()
+    console = Console(file=io.StringIO(), width=80, force_terminal=False)
+    console.print(view(found))
+    shown = console.file.getvalue()
+    assert "\x1b" not in shown
+    shown.encode()
+    return found
+
+
+@pytest.mark.parametrize("log", ["metrics.jsonl", "progress.jsonl"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_of_another_shape_is_passed_over_field_by_field(tmp_path, log, kind):
+    other = "".join(f'{{"iteration": 1, "{field}": {kind}, "validation_ci95": {kind}}}\n' for field in FIELDS)
+    deep = f'{{"iteration": 1, "loss": {DEEP}}}\n{{"iteration": 2, "lo'
+    (tmp_path / log).write_text(json.dumps(ROW) + "\n" + other + json.dumps(ROW | {"iteration": 4}) + "\n" + deep)
+    plan = f'{{"plan": {{"iterations": {kind}}}, "labels": {{"method": 3, "data": {kind}}}}}'
+    (tmp_path / "config.json").write_text(plan)
+    with locked(tmp_path):
+        found = looked_at(tmp_path)
+    assert found.iteration == 4
+    assert found.series["loss"].first == found.series["loss"].last == 0.5
+    assert found.seconds == 1.5
+
+
+@pytest.mark.parametrize("kind", [*KINDS, DEEP, "{", '{"end": ["failed"]}', '{"end": "failed", "message": [1]}'])
+@pytest.mark.parametrize("name", ["config.json", "end.json"])
+def test_what_stands_beside_the_log_may_be_anything(tmp_path, name, kind):
+    (tmp_path / "progress.jsonl").write_text(json.dumps(ROW) + "\n")
+    (tmp_path / name).write_text(kind)
+    assert looked_at(tmp_path).iteration == 3
+    (tmp_path / "config.json").write_text(f'{{"method": {kind}, "problem": {{"type": {kind}}}, "iterations": {kind}}}')
+    assert looked_at(tmp_path).iteration == 3
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_what_is_no_file_is_not_read(tmp_path, make):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "progress.jsonl").write_text(json.dumps(ROW) + "\n")
+    for name in ("config.json", "end.json", ".lock"):
+        make(tmp_path / "run" / name)
+    assert looked_at(tmp_path / "run").stands.state == "interrupted"
+    (tmp_path / "run" / "progress.jsonl").unlink()
+    make(tmp_path / "run" / "progress.jsonl")
+    with pytest.raises(ValueError, match=r"got .*run without"):
+        watched(tmp_path / "run")
+    log = Tail(tmp_path / "run" / "progress.jsonl")
+    assert log.read() == (False, [])
+
+
+@pytest.mark.parametrize("kind", [*KINDS, DEEP, "{"])
+def test_a_progress_of_another_shape_is_shown_as_far_as_it_goes(tmp_path, kind):
+    path = tmp_path / "progress.json"
+    claim = {"state": "finished", "measuring": "", "outcome": "HOLDS", "seconds": 1.0}
+    for field in ("claims", "state", "pid", "updated", "message"):
+        whole = {"claims": {"memory": claim}, "state": "running", "pid": 4194999, "updated": "x", "message": ""}
+        path.write_text(json.dumps(whole | {field: "HERE"}).replace('"HERE"', kind))
+        found = looked_at(tmp_path)
+        assert field == "claims" or not found.claims or found.claims["memory"].outcome == "HOLDS"
+    for field in claim:
+        path.write_text(json.dumps({"claims": {"[/x]": claim | {field: "HERE"}}}).replace('"HERE"', kind))
+        looked_at(tmp_path)
+    path.write_text(kind)
+    assert looked_at(tmp_path).claims == {}
+
+
+def test_numbers_at_the_end_of_what_a_double_holds_are_drawn(tmp_path):
+    values = [1e299, -1e299, 1e300, -1e300] * 2048
+    rows = (json.dumps({"iteration": t, "loss": value, "seconds": value}) + "\n" for t, value in enumerate(values))
+    (tmp_path / "metrics.jsonl").write_text("".join(rows))
+    (tmp_path / "config.json").write_text('{"plan": {"iterations": 4611686018427387904}}')
+    with locked(tmp_path):
+        assert looked_at(tmp_path).series["loss"].most == 1e300
