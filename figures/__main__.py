@@ -38,8 +38,12 @@ def redraw(
             figure = draw(evidence)
         except KeyError as error:
             raise ValueError(f"expected evidence named {error} in {path}, got {', '.join(evidence)}") from error
-        into.mkdir(parents=True, exist_ok=True)
-        for written in save(figure, into, path.stem):
+        try:
+            into.mkdir(parents=True, exist_ok=True)
+            drawn = save(figure, into, path.stem)
+        except OSError as error:
+            raise ValueError(f"expected a folder that can be written, got {into}: {error.strerror}") from error
+        for written in drawn:
             typer.echo(written)
 
 

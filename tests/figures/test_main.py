@@ -80,6 +80,20 @@ def test_a_folder_without_evidence_is_refused(made, found, tmp_path, monkeypatch
     assert found in line
 
 
+@pytest.mark.parametrize("harm", ["file", "folder in the way"])
+def test_a_folder_that_cannot_be_written_is_refused(harm, report, monkeypatch, capsys, tmp_path_factory):
+    store(report, "memory")
+    out = tmp_path_factory.mktemp("elsewhere") / "out[/x]"
+    if harm == "folder in the way":
+        (out / "memory.png").mkdir(parents=True)
+    else:
+        out.parent.mkdir()
+        out.touch()
+    line = refusal(monkeypatch, capsys, report, "--out", out)
+    assert line.startswith(f"error: expected a folder that can be written, got {out}: ")
+    assert "Errno" not in line
+
+
 def test_a_missing_argument_is_refused(monkeypatch, capsys):
     assert "DIR" in refusal(monkeypatch, capsys)
 
