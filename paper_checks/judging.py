@@ -64,7 +64,8 @@ def side_by_side(
         try:
             while waiting:
                 for done in wait(waiting, timeout=_LOOK, return_when=FIRST_COMPLETED).done:
-                    yield waiting.pop(done), *done.result()
+                    judged = done.result()  # raises before the claim is taken from those that wait
+                    yield waiting.pop(done), *judged
                 running = ", ".join(each.name for future, each in waiting.items() if future.running())
                 say(f"{len(waiting)} of {len(claims)} to go: {running}")
         except BrokenProcessPool as error:
