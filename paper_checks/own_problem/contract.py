@@ -270,6 +270,9 @@ def _closed_gaps(at: list[_At]) -> Evidence:
     if problem.tasks is None:
         names = [form for form in names if form not in WHOLE]
     gaps = [max(_closed_gap(problem, form, one) for one in at[: 1 if form in WHOLE else None]) for form in names]
+    if problem.has("upper_solution") and dense and problem.tasks is not None:
+        names.append("upper_solution")
+        gaps.append(_slope_left(problem, at[0]))
     return {"closed_names": np.array(names, dtype=np.str_), "closed_gap": np.array(gaps, float)}
 
 
@@ -308,6 +311,16 @@ def _exact_gap(problem: Problem, form: str, one: _At, found: Any) -> float:
     except ReferenceFailed:
         return np.nan
     return _gap(found, value) if form == "value" else _gap(vector(found), gradient)
+
+
+def _slope_left(problem: Problem, one: _At) -> float:
+    """|grad Phi| at the solution given over that at this point, or over one; not a number without theta* there."""
+    try:
+        solution = _At(one.problem, problem.upper_solution(), 0)
+        left, size = (float(_whole(problem, each)[0].norm()) for each in (solution, one))
+    except ReferenceFailed:
+        return np.nan
+    return left / max(size, 1.0)
 
 
 def _whole(problem: Problem, one: _At) -> tuple[Tensor, Tensor]:

@@ -148,7 +148,14 @@ def _minimum(problem: SomeTasks, phi: dict[str, torch.Tensor]) -> float:
     """Phi*, by the closed optimum or by BFGS from phi: then exact to |grad Phi|^2 over the curvature."""
     pool = problem.sample(None, torch.Generator())
     if problem.problem.has("upper_solution"):
-        return float(reference(problem, problem.problem.upper_solution(), pool).value)
+        there = reference(problem, problem.problem.upper_solution(), pool)
+        left, size = (float(vector(each.hypergradient).norm()) for each in (there, reference(problem, phi, pool)))
+        if not left <= 1e-6 * max(size, 1.0):
+            raise ValueError(
+                f"expected upper_solution to be a zero of grad Phi, got |grad Phi| = {left:.1e} there and "
+                f"{size:.1e} at the start"
+            )
+        return float(there.value)
     single, near = SingleTasks(problem, pool, phi), None
 
     def objective(x: Array) -> tuple[float, Array]:

@@ -173,6 +173,13 @@ class WrongMu(WithForms):
         return Constants(mu=1.01 * right.mu, L=right.L)
 
 
+class WrongOptimum(Centre):
+    """An upper solution that is none."""
+
+    def upper_solution(self) -> Parameters:
+        return {"centre": torch.full((3,), 0.3, dtype=torch.float64)}
+
+
 class WrongSolution(Centre):
     def lower_solution(self, phi: Parameters, tasks: Tasks) -> Tensor:
         return self.theta0(phi, tasks) + 0.1

@@ -17,6 +17,7 @@ WRONG = [
     (problems.WrongGradient, CLOSED, "lower_gradient"),
     (problems.WrongHVP, CLOSED, "lower_hvp"),
     (problems.WrongSolution, CLOSED, "lower_solution"),
+    (problems.WrongOptimum, CLOSED, "upper_solution"),
     (problems.WrongL, CONSTANTS, "L"),
     (problems.WrongMu, CONSTANTS, "1 / mu"),
     (problems.MixedTasks, "a batch against its single tasks", "g"),
