@@ -253,3 +253,15 @@ def test_what_a_claim_says_cannot_break_the_page(entry):
     assert "<script>x" not in text
     assert "<img src=x>" not in text
     assert "&lt;script&gt;x" in text
+
+
+def test_names_and_messages_of_somebody_else_cannot_break_the_page(entry):
+    name = '"><script>x</script>'
+    first, *others = entry.verdict.comparisons
+    strange = replace(first, quantity=name, relation=f"<= {name}", reason=name, cell=name)
+    odd = type(name, (), {"__module__": name})
+    for failure in ("", name):
+        verdict = replace(entry.verdict, comparisons=(strange, *others), control=(strange,), failure=failure)
+        text = page([entry._replace(verdict=verdict)], Setting(method=odd, memory=name), skipped={name: name})
+        assert "<script>x" not in text
+        assert "&lt;script&gt;x" in text
