@@ -273,7 +273,7 @@ def test_a_progress_of_another_shape_is_shown_as_far_as_it_goes(tmp_path, kind):
 
 
 def test_numbers_at_the_end_of_what_a_double_holds_are_drawn(tmp_path):
-    values = [1e299, -1e299, 1e300, -1e300] * 2048
+    values = [1e299, -1e299, 1e300, -1e300, 1.7e308, -1.7e308] * 1024
     rows = (json.dumps({"iteration": t, "loss": value, "seconds": value}) + "\n" for t, value in enumerate(values))
     (tmp_path / "metrics.jsonl").write_text("".join(rows))
     (tmp_path / "config.json").write_text('{"plan": {"iterations": 4611686018427387904}}')
