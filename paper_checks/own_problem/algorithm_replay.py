@@ -16,8 +16,8 @@ Measured.
     which the method is left to take; without constants 1 / (2 L), L measured at the start, halved until ten steps from
     theta_0 lower g. beta so that phi moves by a hundredth of its length or of one at first.
 Refuted by.
-    One phi_t off by 1e-10 of the largest |phi_t| of its run, or by 1000 eps kappa where that is more: two right codes of
-    CG differ by a multiple of eps kappa, kappa that of the lower Hessians at the start.
+    One phi_t off by 1e-10 of the largest |phi_t| of its run, or by 1000 eps kappa where that is more: two right codes
+    of CG differ by a multiple of eps kappa, kappa that of the lower Hessians at the start.
 Source.
     docs/theory.md S9. Algorithm 1 of the paper; differs: v may be warm.
 """

@@ -68,9 +68,13 @@ def test_lower_steps_descend_where_curvature_grows_with_theta():
 def test_phi_that_does_not_move_leaves_nothing_to_replay():
     (phi,) = points(judged(of(Centred), 1), 0, 1)
     still = np.zeros((1, 5, 3, 2)) + phi["centre"].numpy()
-    found = algorithm_replay.judge({"few_cells": np.array(["all"]), "few_phi": still, "few_law": still})
+    found = algorithm_replay.judge(
+        {"allowed": np.array(1e-10), "few_cells": np.array(["all"]), "few_phi": still, "few_law": still}
+    )
     assert worst(each.outcome for each in found) is Outcome.INCONCLUSIVE
-    moved = algorithm_replay.judge({"few_cells": np.array(["all"]), "few_phi": still + 1e-3, "few_law": still})
+    moved = algorithm_replay.judge(
+        {"allowed": np.array(1e-10), "few_cells": np.array(["all"]), "few_phi": still + 1e-3, "few_law": still}
+    )
     assert worst(each.outcome for each in moved) is Outcome.VIOLATED
 
 
