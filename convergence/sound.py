@@ -246,6 +246,8 @@ def _require_closed_forms(problem: Problem, phi: Parameters, theta: Tensor, task
         (product * v).sum(),
         lambda h: (gradient("lower", phi, theta + h * along) * v).sum(),
     )
+    if not _reached(problem, phi, theta, tasks):
+        return
     d = _asked(
         f"second derivatives of lower of {name}",
         lambda: oracle.hypergradient(oracle.embed(phi, tasks), theta, v, tasks),
@@ -259,6 +261,14 @@ def _require_closed_forms(problem: Problem, phi: Parameters, theta: Tensor, task
             return (values("upper", there, theta) - (gradient("lower", there, theta) * v).sum(-1)).mean()
 
         require(f"the hypergradient in phi[{key!r}]", (d[key] * moved).sum(), at)
+
+
+def _reached(problem: Problem, phi: Parameters, theta: Tensor, tasks: Tasks) -> bool:
+    """Whether phi is more than the start of theta; where it is that alone, methods go through the lower steps."""
+    leaves = {name: x.detach().requires_grad_() for name, x in phi.items()}
+    with torch.enable_grad():
+        values = [_Objective(problem, name, tasks)(leaves, theta) for name in _OBJECTIVES]
+    return any(x.requires_grad for x in values)
 
 
 def _refuted(found: float, at: Callable[[float], float], size: float) -> float | None:

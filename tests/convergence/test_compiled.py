@@ -180,7 +180,7 @@ class _Remembers(Quadratic):
 def test_a_step_that_looks_at_more_than_its_arguments_is_refused(probes):
     problem = _Remembers(*(QUADRATIC.data[name] for name in ("A", "C", "b", "Q", "u", "R", "w")))
     with pytest.raises(ValueError, match=r"looks at phi, the tasks and its state alone .* differs from itself"):
-        run(problem, WARM, iterations=5, probes=probes, compile=True)
+        run(problem, WARM, iterations=5, probes=probes, compile=True, first=1)  # its values are not looked at before
 
 
 @pytest.mark.usefixtures("quick")
@@ -215,7 +215,7 @@ class _ThroughNumpy(Quadratic):
 
     def upper_gradient(self, features, theta, tasks):
         length = np.linalg.norm(theta.detach().numpy())
-        return super().upper_gradient(features, theta, tasks) / (1 + length)
+        return super().upper_gradient(features, theta, tasks) * float(length >= 0)
 
 
 @pytest.mark.usefixtures("quick")
