@@ -81,10 +81,15 @@ def under_torchrun(size: int, target: Callable[..., Any], *arguments: object, re
         monitor_interval=0.1,
     )
     context()
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
     try:
         elastic_launch(config, target)(*arguments)
     except ChildFailedError:
         return False
+    finally:  # the agent leaves handlers of its own behind
+        for number, handler in before.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
     return True
 
 

@@ -125,7 +125,13 @@ def test_a_killed_rank_is_named_and_torchrun_goes_on_from_the_checkpoint(tmp_pat
     )
     assert "ended after 4 iterations" in again
     assert (tmp_path / "attempt-1-rank-1.txt").read_text() == ""
-    assert {path.name for path in out.iterdir()} == {"config.json", "metrics.jsonl", "checkpoint.pt", "training.png"}
+    assert {path.name for path in out.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoint.pt",
+        "end.json",
+        "training.png",
+    }
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in rows] == [1, 2, 3, 4]
     assert len(checkpoints.read(out / "checkpoint.pt")[1]["metrics"]) == 4
