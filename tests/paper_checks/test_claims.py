@@ -16,6 +16,7 @@ def test_the_claim_holds_and_its_control_is_violated(name):
 
 
 # Without the control, which the battery judges. Not `memory`: bytes do not depend on values
+@pytest.mark.battery
 @pytest.mark.parametrize(
     "name", ["algorithm_replay", "hypergradient_error", "cg_rate", "cold_start_floor", "complexity"]
 )

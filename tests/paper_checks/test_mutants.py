@@ -166,6 +166,7 @@ def test_the_mutant_is_refuted_and_for_its_reason(mutant, check, reason):
     assert reason in found.reason
 
 
+@pytest.mark.battery
 @pytest.mark.parametrize(("mutant", "check"), UNSEEN)
 def test_the_mutant_passes_a_check_that_looks_elsewhere(mutant, check):
     found = compared(mutant, check)
