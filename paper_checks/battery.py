@@ -86,7 +86,7 @@ class Battery:
             say(line)
             output.progress.look()
 
-        with _going_on(output), closing(self._judged(claims, ranks, said)) as judged:
+        with _going_on(output, ending), closing(self._judged(claims, ranks, said)) as judged:
             for verdict in output.verdicts:  # of before
                 heard(verdict)
             output.write()
@@ -117,10 +117,14 @@ def _ending() -> Iterator[Ending]:
 
 
 @contextmanager
-def _going_on(output: Output) -> Iterator[None]:
+def _going_on(output: Output, ending: Ending) -> Iterator[None]:
     """Say how the run goes on, where something ends it, to people and in progress.json."""
     try:
-        yield
+        try:
+            yield
+        except Exception:  # a file that was being packed, say, when the signal came
+            ending.check()
+            raise
     except Ended as end:
         message = f"{end}: {output.kept}, the same command with --resume goes on"
         output.progress.write("interrupted", message)

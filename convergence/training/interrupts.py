@@ -54,6 +54,11 @@ class Ending(Interrupts):
         super()._note(number, frame)
         self.check()
 
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)
+        if isinstance(exception[1], Exception):  # what was broken off may say so in words of its own
+            self.check()
+
     def check(self) -> None:
         """Raise Ended where there was a signal."""
         if self.received is not None:

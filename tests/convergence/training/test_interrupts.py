@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from convergence.training.interrupts import Interrupts
+from convergence.training.interrupts import Ended, Ending, Interrupts
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -30,3 +30,16 @@ def test_without_a_signal_the_handlers_are_put_back():
         assert signal.getsignal(signal.SIGTERM) != before[0]
     assert interrupts.received is None
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_signal_is_what_ended_it_whatever_was_broken_off_says():
+    def packing():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:  # as zipfile does where a file in it is still open
+            raise ValueError("expected the handle to be closed")
+
+    with pytest.raises(Ended), Ending():
+        packing()
+    with pytest.raises(ValueError, match="to be closed"), Ending():
+        raise ValueError("expected the handle to be closed")
