@@ -97,6 +97,21 @@ def test_a_signal_is_one_line_on_how_to_go_on(counted, call, out, number):
     }  # fmt: skip
 
 
+def test_a_signal_that_breaks_off_a_file_is_a_signal_all_the_same(counted, call, out, monkeypatch):
+    def packed(arrays):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:  # as zipfile does, where a file in it is still open
+            raise ValueError("expected the handle to be closed")
+
+    monkeypatch.setattr(evidence, "packed", packed)
+    code, _, said = call("one", "two")
+    assert code == 143
+    assert said.splitlines() == [
+        f"SIGTERM: 0 of 2 claims are judged and kept in {out}, the same command with --resume goes on"
+    ]
+
+
 def test_a_finished_run_is_reported_again_without_measuring(counted, call):
     assert call("one", "two")[0] == 0
     code, printed, _ = call("one", "two", "--resume")
