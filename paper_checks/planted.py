@@ -130,7 +130,10 @@ class HalfBatch(MemoryReduced):
         """One upper iteration on half of the tasks."""
         half = (len(tasks) + 1) // 2
         first = {name: tensor.narrow(tasks.index.dim() - 1, 0, half) for name, tensor in tasks.tensors.items()}
-        return super().step(oracle, phi, Tasks(tasks.index[..., :half], **first), state)
+        right = super().step(oracle, phi, Tasks(tasks.index[..., :half], **first), state)
+        rows = torch.arange(len(tasks), device=tasks.index.device) % half  # as if every task had been seen
+        theta, v = (x.index_select(-2, rows) for x in (right.theta, right.v))
+        return right._replace(theta=theta, v=v, failure=right.failure.index_select(-1, rows))
 
 
 class LastStepOnly(ITDBiO):
